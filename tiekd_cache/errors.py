@@ -1,0 +1,45 @@
+"""The errors that a user can cause, each one line: what is wrong, where, the rule, what to do.
+
+The command line prints them without a traceback and exits with 1; library users catch `TiekdError`
+or a narrower class. Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class TiekdError(Exception):
+    """Base of every error that a user can mend."""
+
+
+class ConfigError(TiekdError):
+    """A setting is unknown, of the wrong type, or contradicts another one."""
+
+
+class DataError(TiekdError):
+    """A file of the data set is missing, truncated or not what it should be."""
+
+
+class StoreError(TiekdError):
+    """A store is absent, incomplete, damaged, of another format or made by something else."""
+
+
+class FrameNotFoundError(StoreError, KeyError):
+    """A store holds no response for a frame."""
+
+    __str__ = Exception.__str__  # KeyError would print the message in quotes
+
+
+class CheckpointError(TiekdError):
+    """Weights are missing, truncated, unsafe or belong to another network."""
+
+
+class DeviceError(TiekdError):
+    """A device was asked for that this machine does not have."""
+
+
+class ShapeError(TiekdError, ValueError):
+    """An array does not have the shape that the function documents."""
+
+
+class RangeError(TiekdError, ValueError):
+    """A value, usually a depth in metres, lies outside its documented range."""
