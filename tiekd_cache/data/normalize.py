@@ -1,0 +1,24 @@
+"""The one place where images become network input, for teachers and students alike."""
+
+from __future__ import annotations
+
+import torch
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(image: torch.Tensor) -> torch.Tensor:
+    """[...,H,W,3] uint8 RGB -> [...,3,H,W] float32: value/255, minus ImageNet mean, over its standard deviation."""
+    mean = torch.tensor(IMAGENET_MEAN)
+    std = torch.tensor(IMAGENET_STD)
+    scaled = (image.to(torch.float32) / 255.0 - mean) / std
+    return scaled.movedim(-1, -3).contiguous()
+
+
+def denormalize(image: torch.Tensor) -> torch.Tensor:
+    """The inverse of `normalize`: [...,3,H,W] float32 -> [...,H,W,3] uint8 RGB, for pictures."""
+    mean = torch.tensor(IMAGENET_MEAN, device=image.device)
+    std = torch.tensor(IMAGENET_STD, device=image.device)
+    scaled = image.movedim(-3, -1) * std + mean
+    return (scaled * 255.0).round().clamp(0, 255).to(torch.uint8)
