@@ -1,0 +1,106 @@
+"""The contract of a teacher: images in, metric depth at the network's own resolution out."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from tiekd_cache.data.normalize import normalize
+
+if TYPE_CHECKING:
+    from tiekd_cache.data.frame import Frame, FrameSource
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How a teacher brings its own map to the image's size: the last step of its forward pass.
+
+    Attributes:
+        size: (height, width) of the image, pixels.
+        mode: as in `torch.nn.functional.interpolate`; only `bilinear` so far.
+        align_corners: as there.
+    """
+
+    size: tuple[int, int]
+    mode: str = "bilinear"
+    align_corners: bool = False
+
+    def __call__(self, depth: torch.Tensor) -> torch.Tensor:
+        """[B,1,h,w] metres -> [B,1,H,W] metres."""
+        return F.interpolate(depth, size=self.size, mode=self.mode, align_corners=self.align_corners)
+
+
+@dataclass(frozen=True)
+class TeacherDepth:
+    """What a teacher said of a batch.
+
+    Attributes:
+        depth: [B,1,h,w] float32, metres, at the network's own resolution.
+        resize: how the teacher resizes it to the image; None where it predicts at full resolution.
+    """
+
+    depth: torch.Tensor
+    resize: Resize | None = None
+
+    def at_image_size(self) -> torch.Tensor:
+        """[B,1,H,W] float32, metres, as the teacher itself would have returned it."""
+        return self.depth if self.resize is None else self.resize(self.depth)
+
+
+class Teacher(abc.ABC):
+    """Anything that gives metric depth for a frame.
+
+    Attributes:
+        name: its family, e.g. `bts`; part of the fingerprint, so the same for every spelling that a user may type.
+        architecture: which network exactly, e.g. `bts_densenet161`.
+        weights_source: where the weights came from, in words: a file name, `random:0`, `none`.
+        trained: False for random weights; the store says so, in capitals.
+        flip_average: whether averaging with the mirrored image's answer makes sense for it.
+        needs_lidar: True where it answers from a frame's LiDAR depth: `predict_frames` then expects it as `gt_depth`.
+        clamps_to: (min, max) metres where its published protocol clamps its output, else None.
+        preprocessing: what it does to the image, as JSON values; part of the digest.
+    """
+
+    name: str
+    architecture: str
+    weights_source: str
+    trained: bool = True
+    flip_average: bool = True
+    needs_lidar: bool = False
+    clamps_to: tuple[float, float] | None = None
+    preprocessing: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    @abc.abstractmethod
+    def digest(self) -> str:
+        """sha256 (hex) of the weights and of what the teacher does to the image."""
+
+    @property
+    @abc.abstractmethod
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @abc.abstractmethod
+    def predict(self, images: torch.Tensor, focal_px: torch.Tensor | None = None) -> TeacherDepth:
+        """Depth of images [B,3,H,W] float32, ImageNet-normalised RGB; no flip averaging, no clamping.
+
+        Args:
+            images: on any device; moved to the teacher's.
+            focal_px: [B] focal lengths in pixels, used by teachers whose depth scales with it.
+        """
+
+    def predict_frames(self, frames: Sequence[Frame]) -> TeacherDepth:
+        """Depth of frames of equal size: what stage one calls. Normalises and calls `predict`."""
+        images = torch.stack([normalize(torch.from_numpy(frame.image)) for frame in frames])
+        focal_px = torch.tensor([frame.focal_px for frame in frames], dtype=torch.float32)
+        return self.predict(images, focal_px)
+
+    def cannot_answer(self, source: FrameSource, frame_id: str) -> str | None:
+        """Why this teacher can say nothing about a frame, or None where it can; reads no pixels."""
+        return None
