@@ -1,0 +1,154 @@
+"""The fused head equals the plain formulas in value and in every gradient, and keeps no [B,K,H,W] tensor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiekd_cache.dpm import FORMS, Bins, dpm_to_depth
+from tiekd_cache.errors import RangeError, ShapeError
+from tiekd_cache.losses import dpm_kl, fused_dpm_head
+from tiekd_cache.losses import fused as fused_module
+from tiekd_cache.losses.masked import masked_mean
+
+BINS = Bins.uniform(1e-3, 80.0, 257)
+
+
+def problem(
+    batch: int = 2,
+    channels: int = 5,
+    height: int = 7,
+    width: int = 11,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    depth = torch.rand(batch, 1, height, width, generator=g) * 79 + 0.5
+    depth[torch.rand(depth.shape, generator=g) < 0.1] = 0
+    return {
+        "features": torch.randn(batch, channels, height, width, generator=g).to(dtype).requires_grad_(),
+        "weight": torch.randn(BINS.num_bins, channels, 1, 1, generator=g).to(dtype).requires_grad_(),
+        "bias": torch.randn(BINS.num_bins, generator=g).to(dtype).requires_grad_(),
+        "teacher_depth": depth.to(dtype),
+        "valid_mask": torch.rand(depth.shape, generator=g) < 0.8,
+    }
+
+
+def plain(p: dict[str, torch.Tensor], bins: Bins, sigma: float, form: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The oracle: convolution, then the formulas of dpm_kl.py and dpm.py."""
+    logits = torch.nn.functional.conv2d(p["features"], p["weight"], p["bias"])
+    kl_map = dpm_kl(logits, p["teacher_depth"], bins, sigma, form, p["valid_mask"])
+    present = p["valid_mask"] & (p["teacher_depth"] > 0)
+    return masked_mean(kl_map, present), dpm_to_depth(torch.softmax(logits, dim=1), bins)
+
+
+def fused(p: dict[str, torch.Tensor], bins: Bins, sigma: float, form: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return fused_dpm_head(p["features"], p["weight"], p["bias"], p["teacher_depth"], bins, sigma, form, p["valid_mask"])
+
+
+def gradients(outcome: tuple[torch.Tensor, torch.Tensor], p: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    kl, depth = outcome
+    wave = torch.linspace(-1, 1, depth.numel(), dtype=depth.dtype).view(depth.shape)  # an upstream gradient of its own
+    inputs = [p["features"], p["weight"], p["bias"]]
+    return list(torch.autograd.grad(3 * kl + (wave * depth).sum(), inputs))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(FORMS), st.sampled_from([0.3, 0.5, 0.8, 5.0]), st.integers(1, 3), st.integers(1, 9),
+    st.integers(1, 13), st.integers(0, 1000), st.sampled_from([1, 5, 40, 4096]),
+)  # fmt: skip
+def test_values_and_gradients_equal_the_plain_formulas(
+    form: str, sigma: float, batch: int, height: int, width: int, seed: int, tile: int
+) -> None:
+    p = problem(batch, 4, height, width, seed, torch.float64)
+    before = fused_module.CPU_TILE_PIXELS
+    try:
+        fused_module.CPU_TILE_PIXELS = tile
+        ours = fused(p, BINS, sigma, form)
+        our_gradients = gradients(ours, p)
+    finally:
+        fused_module.CPU_TILE_PIXELS = before
+    theirs = plain(p, BINS, sigma, form)
+    for mine, other in zip([*ours, *our_gradients], [*theirs, *gradients(theirs, p)], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_in_float32_too(form: str) -> None:
+    p = problem(2, 32, 20, 30)
+    ours, theirs = fused(p, BINS, 0.5, form), plain(p, BINS, 0.5, form)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for mine, other in zip(gradients(ours, p), gradients(theirs, p), strict=True):
+        assert (mine - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bf16_features_come_near(form: str) -> None:
+    p = problem(1, 32, 8, 8)
+    half = {**p, **{name: p[name].detach().bfloat16().requires_grad_() for name in ("features", "weight", "bias")}}
+    exact = {**half, **{name: half[name].detach().float().requires_grad_() for name in ("features", "weight", "bias")}}
+    ours, theirs = fused(half, BINS, 0.8, form), plain(exact, BINS, 0.8, form)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # computed in float32 inside
+    for mine, other in zip(gradients(ours, half), gradients(theirs, exact), strict=True):
+        assert mine.dtype == torch.bfloat16
+        assert (mine.float() - other).abs().max() <= 0.01 * other.abs().max()  # bf16 has 8 bits
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradcheck(form: str) -> None:
+    bins = Bins.uniform(1e-3, 10.0, 9)
+    g = torch.Generator().manual_seed(1)
+    inputs = [
+        torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True)
+        for shape in ((2, 3, 2, 4), (9, 3, 1, 1), (9,))
+    ]
+    depth = torch.rand(2, 1, 2, 4, generator=g, dtype=torch.float64) * 9 + 0.5
+    assert torch.autograd.gradcheck(lambda f, w, b: fused_dpm_head(f, w, b, depth, bins, 1.5, form), inputs)
+
+
+def test_depths_at_the_ends_of_the_range_and_features_that_are_not_contiguous() -> None:
+    p = problem(1, 3, 2, 2, dtype=torch.float64)
+    p["teacher_depth"] = torch.tensor([1e-3, 0.2, 79.9, 80.0], dtype=torch.float64).view(1, 1, 2, 2)
+    p["valid_mask"] = torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    p["features"] = p["features"].detach().transpose(2, 3).requires_grad_()
+    for form in FORMS:
+        torch.testing.assert_close(fused(p, BINS, 0.8, form), plain(p, BINS, 0.8, form), rtol=1e-8, atol=1e-10)
+
+
+def test_no_valid_pixel_gives_zero_and_no_nan() -> None:
+    p = problem()
+    p["valid_mask"][:] = False
+    p["teacher_depth"][:] = torch.nan
+    kl, depth = fused(p, BINS, 0.8, "released")
+    assert kl == 0
+    assert torch.isfinite(depth).all()
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in torch.autograd.grad(kl, [p["features"], p["weight"]]))
+
+
+def test_wrong_shapes_and_depths_are_refused() -> None:
+    p = problem()
+    with pytest.raises(ShapeError, match=r"head is \[257,"):
+        fused(p, Bins.uniform(1e-3, 80, 256), 0.8, "released")
+    with pytest.raises(ShapeError, match="teacher_depth"):
+        fused({**p, "teacher_depth": p["teacher_depth"][:, :, 1:]}, BINS, 0.8, "released")
+    with pytest.raises(RangeError, match="90"):
+        fused({**p, "teacher_depth": torch.full_like(p["teacher_depth"], 90.0)}, BINS, 0.8, "released")
+
+
+def test_no_tensor_of_the_size_of_the_dpm_is_made() -> None:
+    p = problem(2, 8, 64, 64)
+    limit = 4096 * BINS.num_bins  # one tile; the whole DPM is twice that
+    sizes: list[int] = []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(t.numel() for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t))
+            return out
+
+    with Sizes():
+        gradients(fused(p, BINS, 0.8, "released"), p)
+    assert max(sizes) == limit
