@@ -1,0 +1,8 @@
+"""Students: networks that learn to answer as a teacher did, and their files."""
+
+from __future__ import annotations
+
+from tiekd_cache.students.student import STUDENTS, Architecture, Student, build_student
+from tiekd_cache.students.student_io import load_student, save_student
+
+__all__ = ["STUDENTS", "Architecture", "Student", "build_student", "load_student", "save_student"]

@@ -1,0 +1,87 @@
+"""Encoders: timm backbones that give features from fine to coarse, with ImageNet weights where asked for."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import urllib.error
+import urllib.request
+from typing import Any
+
+import huggingface_hub
+import huggingface_hub.constants
+from torch import nn
+
+from tiekd_cache.errors import CheckpointError
+from tiekd_cache.timm_compat import timm_module
+
+PROBE_SECONDS = 5.0
+"""How long to wait for the model hub before saying that it cannot be reached; its own client retries for a minute."""
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def build_encoder(model: str, pretrained: bool) -> tuple[nn.Module, tuple[int, ...]]:
+    """A timm backbone cut after its last feature, and its features' channels, fine to coarse.
+
+    Args:
+        model: timm's name, with the tag of the weights, e.g. `resnet18.tv_in1k`.
+        pretrained: with ImageNet weights, from the local cache of the model hub or else downloaded.
+    Returns:
+        (module, channels): the module maps [B,3,H,W] to a list of [B,channels[i],h_i,w_i].
+    Raises:
+        CheckpointError: the weights cannot be had; within seconds where there is no network.
+    """
+    timm = timm_module()
+    if not pretrained:
+        encoder = timm.create_model(model, pretrained=False, features_only=True)
+    else:
+        encoder = _with_weights(timm, model)
+    return encoder, tuple(encoder.feature_info.channels())
+
+
+def _with_weights(timm: Any, model: str) -> nn.Module:
+    hub_id = timm.models.get_pretrained_cfg(model).hf_hub_id
+    cached = _cached_weights(hub_id)
+    overlay = {"file": cached} if cached else {}
+    reason = None if cached else _why_unreachable()
+    if reason is None:
+        try:
+            encoder: nn.Module = timm.create_model(
+                model, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay
+            )
+        except Exception as error:  # of the hub's client, its HTTP library, or the disk: all mean "no weights"
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        else:
+            return encoder
+    raise CheckpointError(
+        f"ImageNet weights of {model} cannot be had ({reason}). Connect this machine to the network once, or train "
+        "without them: --no-pretrained (pretrained=False)."
+    )
+
+
+def _cached_weights(hub_id: str) -> str | None:
+    """Path of the weights in the hub's local cache, or None."""
+    for name in WEIGHT_FILES:
+        found = huggingface_hub.try_to_load_from_cache(hub_id, name)
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _why_unreachable() -> str | None:
+    """Why the model hub cannot be reached, or None where it answers, with whatever answer."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return "not in the local cache, and HF_HUB_OFFLINE is set"
+    endpoint = huggingface_hub.constants.ENDPOINT
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=PROBE_SECONDS):
+            return None
+    except urllib.error.HTTPError as error:
+        error.close()
+        return None
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, ssl.SSLError):  # it answers; the hub's client brings certificates of its own
+            return None
+        return f"not in the local cache, and no answer from {endpoint}: {reason}"

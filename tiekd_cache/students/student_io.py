@@ -1,0 +1,137 @@
+"""Students in files: written so that a kill leaves the old file or the new one, read without running foreign code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiekd_cache.dpm import Bins
+from tiekd_cache.errors import CheckpointError, ConfigError
+from tiekd_cache.students.student import Student, build_student
+
+FORMAT = "tiekd-student/1"
+_KEYS = ("settings", "state_dict", "meta")
+_READ_ERRORS = (
+    OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, OverflowError,
+    pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+
+
+def student_payload(student: Student, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a student's file holds; a training checkpoint adds keys of its own to it.
+
+    Returns:
+        `format`; `settings` (see `Student.settings`); `state_dict`; `meta` as JSON values.
+    Raises:
+        ConfigError: meta holds something that JSON cannot express.
+    """
+    try:
+        plain_meta = json.loads(json.dumps(dict(meta)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"A student's meta must be JSON values: {error}.") from None
+    return {"format": FORMAT, "settings": student.settings(), "state_dict": student.state_dict(), "meta": plain_meta}
+
+
+def write_payload(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write aside, flush to the disk, rename; raises CheckpointError, naming the reason, where that fails."""
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            torch.save(dict(payload), file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise CheckpointError(
+            f"Cannot write {path}: {_first_line(error)}. The file that was there is unharmed."
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_payload(path: Path) -> dict[str, Any]:
+    """What `write_payload` wrote, tensors on the CPU; checksums are verified, no code in the file is run.
+
+    Raises:
+        CheckpointError: the file is absent, truncated, damaged, of a newer format or no student's.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"No checkpoint at {path}. Check the path; `tiekd-cache distill` makes one.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged (checksum of {damaged}). Copy it again, or train again.")
+        payload: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except _READ_ERRORS as error:
+        raise CheckpointError(
+            f"{path} is truncated or no checkpoint of ours ({_first_line(error)}). Copy it again, or train again."
+        ) from None
+    payload = payload if isinstance(payload, dict) else {}
+    version = payload.get("format")
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{path} is no student's file of format {FORMAT} (format: {version!r}). Published TIE-KD weights go "
+            "through Student.load_published; a newer format needs a newer tiekd-cache."
+        )
+    absent = [key for key in _KEYS if key not in payload]
+    if absent:
+        raise CheckpointError(f"{path} lacks {', '.join(absent)}. Save the student again.")
+    return dict(payload)
+
+
+def save_student(path: str | Path, student: Student, meta: Mapping[str, Any]) -> None:
+    """Write a student to a file, atomically.
+
+    Args:
+        path: the file; its folder must be there.
+        student: any student.
+        meta: where it comes from, as JSON values; goes into the file, is not interpreted.
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    write_payload(Path(path), student_payload(student, meta))
+
+
+def load_student(path: str | Path, device: str | torch.device = "cpu") -> Student:
+    """The student in a file of `save_student` or in a training checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: see `read_payload`; or the weights do not fit the settings beside them.
+    """
+    payload = read_payload(Path(path))
+    settings = payload["settings"]
+    try:
+        student = build_student(
+            settings["name"],
+            pretrained=False,
+            bins=Bins.from_json(settings["bins"]),
+            decoder_width=settings["decoder_width"],
+        )
+        student.load_state_dict(payload["state_dict"])
+    except (ConfigError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} holds weights that do not fit its settings: {_first_line(error)}.") from error
+    return student.to(device)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
