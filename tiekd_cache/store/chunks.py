@@ -1,0 +1,159 @@
+"""The bytes of chunks and shards: Blosc and crc32c around a residual, the index at a shard's end, the frame list.
+
+These are Zarr's own encodings, done here because a random read through zarr-python spends half its time in the event
+loop around them. Anything that is not exactly what was written raises `Damage`; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from numcodecs import Blosc, blosc
+from numcodecs.vlen import VLenUTF8
+from numcodecs.zstd import Zstd
+
+from tiekd_cache.store.codec import Codes
+from tiekd_cache.store.layout import BLOSC_BLOCK_BYTES
+
+blosc.use_threads = False  # as zarr-python sets it: Blosc's global thread pool does not survive a fork
+
+_BLOSC = Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE, blocksize=BLOSC_BLOCK_BYTES)
+CRC_BYTES = 4
+_BLOSC_HEADER_BYTES = 16
+
+Index = npt.NDArray[np.uint64]
+"""[shard_frames,2]: offset and length in bytes of each chunk of a shard."""
+
+ABSENT = np.iinfo(np.uint64).max
+"""Offset and length of a chunk that a shard does not have: the positions behind the last frame."""
+
+
+class Damage(Exception):
+    """Bytes are not what was written; says what is wrong with them, the caller says where."""
+
+
+def with_crc(data: bytes) -> bytes:
+    """The data followed by its crc32c, as Zarr's `crc32c` codec writes it."""
+    return data + int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+
+
+def without_crc(data: bytes) -> bytes:
+    """The data before its crc32c.
+
+    Raises:
+        Damage: the checksum does not match.
+    """
+    body = data[:-CRC_BYTES]
+    if len(data) < CRC_BYTES or google_crc32c.value(body) != int.from_bytes(data[-CRC_BYTES:], "little"):
+        raise Damage("checksum (crc32c) does not match")
+    return body
+
+
+def encode_chunk(residual: Codes) -> bytes:
+    """One frame's residual [h,w] as a chunk of the array."""
+    data = np.ascontiguousarray(residual, dtype="<u2")
+    return with_crc(_BLOSC.encode(data))
+
+
+def decode_chunk(chunk: bytes, out: Codes) -> None:
+    """Fill `out` [h,w] uint16, contiguous, with the residual in a chunk.
+
+    Raises:
+        Damage: the chunk is not whole, or holds a map of another size.
+    """
+    data = without_crc(chunk)
+    if len(data) < _BLOSC_HEADER_BYTES or int.from_bytes(data[4:8], "little") != out.nbytes:
+        raise Damage(f"chunk does not hold a map of {out.shape[0]}x{out.shape[1]} px")
+    try:
+        _BLOSC.decode(data, out)
+    except (RuntimeError, ValueError) as error:
+        raise Damage(f"chunk cannot be decompressed ({error})") from error
+    if not _LITTLE_ENDIAN:
+        out.byteswap(inplace=True)
+
+
+def pack_shard(chunks: Sequence[bytes], shard_frames: int) -> bytes:
+    """A shard of these chunks: one after the other, then the index with its checksum."""
+    index = np.full((shard_frames, 2), ABSENT, "<u8")
+    lengths = np.array([len(chunk) for chunk in chunks], "<u8")
+    index[: len(chunks), 1] = lengths
+    index[: len(chunks), 0] = np.cumsum(lengths) - lengths
+    return b"".join([*chunks, with_crc(index.tobytes())])
+
+
+def index_bytes(shard_frames: int) -> int:
+    """Length of a shard's index with its checksum."""
+    return 16 * shard_frames + CRC_BYTES
+
+
+def parse_index(tail: bytes, shard_frames: int, num_frames: int, file_bytes: int) -> Index:
+    """The index in the last bytes of a shard.
+
+    Args:
+        tail: the last `index_bytes(shard_frames)` bytes of the file.
+        shard_frames: frames that a full shard holds.
+        num_frames: frames that this one holds.
+        file_bytes: length of the file.
+    Raises:
+        Damage: the index is not whole, or points outside the file.
+    """
+    if len(tail) != index_bytes(shard_frames):
+        raise Damage(f"file is truncated: {file_bytes} bytes are less than its index")
+    try:
+        index = np.frombuffer(without_crc(tail), "<u8").reshape(shard_frames, 2).astype(np.uint64)
+    except Damage as damage:
+        raise Damage(f"index of the shard: {damage} (the file may be truncated)") from damage
+    offsets, lengths = index[:num_frames, 0], index[:num_frames, 1]
+    limit = np.uint64(file_bytes)
+    if (offsets > limit).any() or (lengths > limit).any() or (offsets + lengths > limit).any():
+        raise Damage("index of the shard points outside the file")
+    return index
+
+
+def encode_digests(digests: Sequence[int], shard_frames: int) -> bytes:
+    """One chunk of the digest array; the positions behind the last frame are 0."""
+    padded = np.zeros(shard_frames, "<u4")
+    padded[: len(digests)] = digests
+    return with_crc(padded.tobytes())
+
+
+def decode_digests(chunk: bytes, shard_frames: int, num_frames: int) -> list[int]:
+    """The digests in a chunk of the digest array.
+
+    Raises:
+        Damage: the chunk is not whole.
+    """
+    data = without_crc(chunk)
+    if len(data) != 4 * shard_frames:
+        raise Damage(f"chunk of digests holds {len(data) // 4} of {shard_frames}")
+    return np.frombuffer(data, "<u4")[:num_frames].tolist()  # type: ignore[no-any-return]
+
+
+def encode_frame_ids(frame_ids: Sequence[str], chunk: int) -> list[bytes]:
+    """The chunks of the frame list, `chunk` ids each; the last one is filled up with empty strings."""
+    chunks = []
+    for start in range(0, len(frame_ids), chunk):
+        ids = np.full(chunk, "", dtype=object)
+        part = frame_ids[start : start + chunk]
+        ids[: len(part)] = part
+        chunks.append(with_crc(Zstd(level=3).encode(VLenUTF8().encode(ids))))
+    return chunks
+
+
+def decode_frame_ids(chunk: bytes) -> list[str]:
+    """The ids in a chunk of the frame list, the filling of the last one included.
+
+    Raises:
+        Damage: the chunk is not whole.
+    """
+    data = without_crc(chunk)
+    try:
+        return VLenUTF8().decode(Zstd().decode(data)).tolist()  # type: ignore[no-any-return]
+    except (RuntimeError, ValueError) as error:
+        raise Damage(f"frame list cannot be decoded ({error})") from error
+
+
+_LITTLE_ENDIAN = np.dtype("<u2").isnative

@@ -1,0 +1,70 @@
+"""Two ways to a frame's codes: our own over local files, and zarr-python's; both give the same integers."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any, Protocol
+
+from tiekd_cache.store.chunks import Damage, Index
+from tiekd_cache.store.codec import Codes, lorenzo_decode_inplace
+from tiekd_cache.store.layout import Layout
+from tiekd_cache.store.shard_file import ShardFile
+
+MAX_OPEN_SHARDS = 128
+"""Open files a process and store; a limit of 1024 is common. The parsed indices stay, 1 KB a shard."""
+
+
+class FrameReader(Protocol):
+    """What gives the codes of a frame, in one process."""
+
+    def codes(self, shard: int, place: int, out: Codes) -> None:
+        """Fill `out` [h,w] uint16 with the codes at a place in a shard; raises Damage where they are not whole."""
+
+
+class LocalFrames:
+    """Reads the shards' files itself: one `pread`, one checksum, one decompression, no event loop."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._indices: dict[int, Index] = {}
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def codes(self, shard: int, place: int, out: Codes) -> None:
+        """See FrameReader."""
+        self._shard(shard).codes(place, out)
+
+    def _shard(self, shard: int) -> ShardFile:
+        with self._lock:
+            file = self._open.get(shard)
+            if file is not None:
+                self._open.move_to_end(shard)
+                return file
+        file = ShardFile(self._layout, shard, self._indices.get(shard))
+        with self._lock:
+            self._indices[shard] = file.index
+            self._open[shard] = file
+            if len(self._open) > MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)  # closes when the last thread that reads from it is done
+        return file
+
+
+class ZarrFrames:
+    """Reads through zarr-python: slower, and the proof that the format is Zarr and nothing of ours."""
+
+    def __init__(self, layout: Layout) -> None:
+        import zarr  # half a second that the other reader does not need
+
+        self._layout = layout
+        self._residual: Any = zarr.open_group(layout.path, mode="r", zarr_format=3)["residual"]
+
+    def codes(self, shard: int, place: int, out: Codes) -> None:
+        """See FrameReader."""
+        if not self._layout.shard_file(shard).is_file():
+            raise Damage("file of the shard is missing")  # zarr-python would read zeros
+        try:
+            out[...] = self._residual[shard * self._layout.shard_frames + place]
+        except (ValueError, RuntimeError, OSError, IndexError) as error:
+            raise Damage(f"zarr-python cannot read it ({error})") from error
+        lorenzo_decode_inplace(out)

@@ -1,0 +1,172 @@
+"""Where everything of a store lies, and the Zarr v3 metadata of its three arrays: the same bytes in every store.
+
+The documents are written out here rather than left to a Zarr library, so that format 1 cannot drift with its
+version; the tests prove that zarr-python reads all of it. Chunks and shards are made in `chunks.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiekd_cache.store.schema import JsonObject, StoreSchema
+
+FRAME_ID_CHUNK = 65536
+"""Frame ids a chunk: a million of them are 16 files."""
+
+BLOSC_BLOCK_BYTES = 512 * 1024
+"""Blosc's own choice, 32 KiB, nearly doubles the time to decode."""
+
+_TUNING = ("clevel", "level", "blocksize")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths and shard arithmetic of a store of `num_frames` maps of `native_size`, `shard_frames` to a shard."""
+
+    path: Path
+    num_frames: int
+    native_size: tuple[int, int]
+    shard_frames: int
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the finished store; the last one may be short."""
+        return -(-self.num_frames // self.shard_frames)
+
+    def positions(self, shard: int) -> range:
+        """Positions in the frame list of a shard's frames."""
+        if not 0 <= shard < self.num_shards:
+            raise IndexError(f"shard {shard} of a store of {self.num_shards}")
+        start = shard * self.shard_frames
+        return range(start, min(start + self.shard_frames, self.num_frames))
+
+    def shard_file(self, shard: int) -> Path:
+        """The residuals of a shard's frames."""
+        return self.path / "residual" / "c" / str(shard) / "0" / "0"
+
+    def digest_file(self, shard: int) -> Path:
+        """The digests of a shard's frames, for other readers of the format; ours takes the done-record's."""
+        return self.path / "digest" / "c" / str(shard)
+
+    def record_file(self, shard: int) -> Path:
+        """The done-record of a shard; without it the shard does not exist."""
+        return self.path / "done" / f"{shard:05d}.json"
+
+    def claim_file(self, shard: int) -> Path:
+        """What a process locks while it makes a shard."""
+        return self.path / "claims" / f"{shard:05d}.lock"
+
+    def frame_id_file(self, chunk: int) -> Path:
+        """One chunk of the frame list."""
+        return self.path / "frame_id" / "c" / str(chunk)
+
+    @property
+    def frame_id_chunk(self) -> int:
+        """Frame ids in each of the list's chunks."""
+        return min(self.num_frames, FRAME_ID_CHUNK)
+
+    def array_metadata(self) -> dict[str, JsonObject]:
+        """The `zarr.json` of each array."""
+        return {
+            "residual": _residual_metadata(self),
+            "frame_id": _array(
+                [self.num_frames],
+                [self.frame_id_chunk],
+                "string",
+                "",
+                [
+                    {"name": "vlen-utf8", "configuration": {}},
+                    {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
+                    {"name": "crc32c"},
+                ],
+                ["frame"],
+            ),
+            "digest": _array(
+                [self.num_frames], [self.shard_frames], "uint32", 0, [_BYTES, {"name": "crc32c"}], ["frame"]
+            ),
+        }
+
+    def group_metadata(self, schema: StoreSchema) -> JsonObject:
+        """The `zarr.json` of the group: attributes, and the arrays' metadata consolidated.
+
+        With the consolidated part a reader needs one file to open the group, and zarr-python does not complain that
+        the folders `done` and `claims` are no arrays.
+        """
+        return {
+            "attributes": schema.to_attributes(),
+            "zarr_format": 3,
+            "node_type": "group",
+            "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": self.array_metadata()},
+        }
+
+
+def same_format(metadata: Any, expected: Any) -> bool:
+    """Whether metadata differ at most in what only an encoder needs: levels and block sizes of the compressors."""
+    return bool(_without_tuning(metadata) == _without_tuning(expected))
+
+
+def _without_tuning(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_tuning(item) for name, item in value.items() if name not in _TUNING}
+    if isinstance(value, list):
+        return [_without_tuning(item) for item in value]
+    return value
+
+
+def metadata_bytes(document: JsonObject) -> bytes:
+    """A metadata document as it is written."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+def _residual_metadata(layout: Layout) -> JsonObject:
+    height, width = layout.native_size
+    blosc = {
+        "name": "blosc",
+        "configuration": {
+            "typesize": 2,
+            "cname": "zstd",
+            "clevel": 1,
+            "shuffle": "bitshuffle",
+            "blocksize": BLOSC_BLOCK_BYTES,
+        },
+    }
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": [1, height, width],
+            "codecs": [_BYTES, blosc, {"name": "crc32c"}],
+            "index_codecs": [_BYTES, {"name": "crc32c"}],
+            "index_location": "end",
+        },
+    }
+    shape = [layout.num_frames, height, width]
+    return _array(shape, [layout.shard_frames, height, width], "uint16", 0, [sharding], ["frame", "y", "x"])
+
+
+def _array(
+    shape: list[int],
+    chunk_shape: list[int],
+    data_type: str,
+    fill_value: Any,
+    codecs: list[JsonObject],
+    names: list[str],
+) -> JsonObject:
+    return {
+        "shape": shape,
+        "data_type": data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": fill_value,
+        "codecs": codecs,
+        "attributes": {},
+        "dimension_names": names,
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }

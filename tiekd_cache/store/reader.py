@@ -1,0 +1,201 @@
+"""Reading a store by frame id: `open_store` and `ResponseStore`.
+
+A response is returned only if its integers have the digest that was recorded when it was written. A store opens once
+in each process, at its first use there: threads share it, forked and spawned workers open their own files.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tiekd_cache.errors import FrameNotFoundError, StoreError
+from tiekd_cache.store.catalogue import Catalogue, damaged, local_path, open_catalogue
+from tiekd_cache.store.chunks import Damage
+from tiekd_cache.store.codec import Codes, Depth, dequantise, frame_digest
+from tiekd_cache.store.frames import FrameReader, LocalFrames, ZarrFrames
+from tiekd_cache.store.info import StoreInfo
+from tiekd_cache.store.resize import resize_bilinear
+from tiekd_cache.store.schema import StoreSchema
+
+ReaderName = Literal["local", "zarr"]
+
+
+def open_store(path: str | Path, *, allow_partial: bool = False, reader: ReaderName = "local") -> ResponseStore:
+    """The responses of a teacher, by frame id.
+
+    Args:
+        path: folder of the store.
+        allow_partial: open a store that is not finished, too; it then holds the frames that are.
+        reader: "local" reads the files itself; "zarr" goes through zarr-python and gives the same arrays, slower.
+    Raises:
+        StoreError: there is no store, it is not finished, damaged, or of a newer format; says which and what to do.
+    """
+    return ResponseStore(path, allow_partial=allow_partial, reader=reader)
+
+
+class ResponseStore:
+    """`store[frame_id]` is a teacher's depth; `len`, `in` and iteration go over the frames that are finished.
+
+    Pickled, it is its path: whoever unpickles it opens it anew, and only a store with the same fingerprint.
+    """
+
+    def __init__(self, path: str | Path, *, allow_partial: bool = False, reader: ReaderName = "local") -> None:
+        self._set_up(local_path(path), allow_partial, reader, None)
+        self._open()
+
+    def _set_up(self, path: Path, allow_partial: bool, reader: ReaderName, fingerprint: str | None) -> None:
+        self._path, self._allow_partial, self._reader = path, allow_partial, reader
+        self._fingerprint = fingerprint
+        self._catalogue: Catalogue | None = None
+        self._frame_ids: Sequence[str] = ()
+        self._info: StoreInfo | None = None
+        self._process: _Process | None = None
+
+    def __getstate__(self) -> tuple[Path, bool, ReaderName, str | None]:
+        return self._path, self._allow_partial, self._reader, self._fingerprint
+
+    def __setstate__(self, state: tuple[Path, bool, ReaderName, str | None]) -> None:
+        self._set_up(*state)
+
+    def __getitem__(self, frame_id: str) -> Depth:
+        """[H,W] float32, metres at image size, 0 = missing: what the teacher said, to half a step.
+
+        Raises:
+            FrameNotFoundError: the store has no response to this frame.
+            StoreError: what is in the files is not what was written.
+        """
+        depth = self.native(frame_id)
+        resize = self.schema.depth["resize"]
+        return depth if resize is None else resize_bilinear(depth, self.schema.image_size, resize["align_corners"])
+
+    def native(self, frame_id: str) -> Depth:
+        """[h,w] float32, metres at the teacher's own resolution, 0 = missing; raises as `store[frame_id]`."""
+        schema = self.schema
+        return dequantise(self._codes(frame_id), schema.step, schema.min_depth)
+
+    def __len__(self) -> int:
+        return len(self.frame_ids)
+
+    def __contains__(self, frame_id: object) -> bool:
+        catalogue = self._open()
+        position = catalogue.position(frame_id) if isinstance(frame_id, str) else None
+        return position is not None and catalogue.is_done(position)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.frame_ids)
+
+    def __repr__(self) -> str:
+        return f"ResponseStore({str(self._path)!r}, {len(self)} frames)"
+
+    @property
+    def frame_ids(self) -> Sequence[str]:
+        """Ids of the frames that were finished when the store was opened, in order."""
+        self._open()
+        return self._frame_ids
+
+    @property
+    def schema(self) -> StoreSchema:
+        """What the store says of itself."""
+        return self._open().schema
+
+    @property
+    def info(self) -> StoreInfo:
+        """The store in numbers, as of its opening."""
+        if self._info is None:
+            self._info = StoreInfo.of(self._open())
+        return self._info
+
+    def _open(self) -> Catalogue:
+        if self._catalogue is None:
+            catalogue = open_catalogue(self._path)
+            if self._fingerprint not in (None, catalogue.schema.fingerprint):
+                raise StoreError(
+                    f"Store {self._path} was replaced by another (fingerprint {catalogue.schema.fingerprint[:12]}, was"
+                    f" {str(self._fingerprint)[:12]}) while it was in use: start again with the store that is meant"
+                )
+            if not self._allow_partial:
+                _refuse_unfinished(catalogue)
+            self._fingerprint = catalogue.schema.fingerprint
+            self._frame_ids = catalogue.done_frame_ids()
+            self._catalogue = catalogue
+        return self._catalogue
+
+    def _codes(self, frame_id: str) -> Codes:
+        """The frame's integers, compared with their digest; valid until this thread reads the next frame."""
+        catalogue = self._open()
+        position = catalogue.position(frame_id)
+        if position is None or not catalogue.is_done(position):
+            raise _not_found(catalogue, frame_id, position)
+        process = self._process
+        if process is None or process.pid != os.getpid():  # a forked child shares no file and no lock
+            process = self._process = _Process(catalogue, self._reader)
+        shard, place = catalogue.shard_of(position)
+        try:
+            digest = process.digests(shard)[place]
+        except Damage as damage:
+            raise damaged(self._path, catalogue.layout.record_file(shard), damage, frame_id) from damage
+        try:
+            codes = process.buffer(catalogue.layout.native_size)
+            process.frames.codes(shard, place, codes)
+            if frame_digest(codes) != digest:
+                raise Damage("the response does not have the digest in its done-record")
+        except Damage as damage:
+            raise damaged(self._path, catalogue.layout.shard_file(shard), damage, frame_id) from damage
+        return codes
+
+
+class _Process:
+    """What a process keeps open of a store, and one buffer for each of its threads."""
+
+    def __init__(self, catalogue: Catalogue, reader: ReaderName) -> None:
+        self.pid = os.getpid()
+        self.frames: FrameReader = LocalFrames(catalogue.layout) if reader == "local" else ZarrFrames(catalogue.layout)
+        self._catalogue = catalogue
+        self._digests: dict[int, tuple[int, ...]] = {}
+        self._thread = threading.local()
+
+    def digests(self, shard: int) -> tuple[int, ...]:
+        """The digests in a shard's done-record, which is read once."""
+        found = self._digests.get(shard)
+        if found is None:
+            found = self._digests[shard] = self._catalogue.record(shard).digests
+        return found
+
+    def buffer(self, size: tuple[int, int]) -> Codes:
+        """This thread's buffer: fresh memory for each frame would cost as much as decoding it."""
+        if not hasattr(self._thread, "buffer"):
+            self._thread.buffer = np.empty(size, np.uint16)
+        return self._thread.buffer  # type: ignore[no-any-return]
+
+
+def _refuse_unfinished(catalogue: Catalogue) -> None:
+    layout, done = catalogue.layout, catalogue.num_done()
+    if done < layout.num_frames:
+        raise StoreError(
+            f"Store {catalogue.path} is not finished: it holds {done} of {layout.num_frames} frames,"
+            f" {layout.num_frames - done} are missing ({layout.num_shards - len(catalogue.done)} of"
+            f" {layout.num_shards} shards have no record in {catalogue.path / 'done'}). Run the same `tiekd-cache"
+            " precompute` again, it resumes; or use what there is with --allow-partial (allow_partial=True)."
+        )
+
+
+def _not_found(catalogue: Catalogue, frame_id: str, position: int | None) -> FrameNotFoundError:
+    if position is not None:
+        shard = catalogue.shard_of(position)[0]
+        return FrameNotFoundError(
+            f"Store {catalogue.path} has no response to frame {frame_id} yet: its shard {shard} was not finished when"
+            " the store was opened. Run the same `tiekd-cache precompute` again, it resumes."
+        )
+    skipped = {item["frame_id"]: item["reason"] for item in catalogue.schema.dataset["skipped"]}
+    why = f": {skipped[frame_id]}" if frame_id in skipped else ", nor is it in its frame list"
+    return FrameNotFoundError(
+        f"Store {catalogue.path} has no response to frame {frame_id!r}{why}. It holds {catalogue.num_done()} frames of"
+        f" {catalogue.schema.dataset['name']} ({catalogue.schema.dataset['split']}), like {catalogue.frame_ids[0]};"
+        " precompute with a split that has the frame, or use a split that does not."
+    )

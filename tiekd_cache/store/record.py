@@ -1,0 +1,85 @@
+"""The done-record of a shard: written last, and without it the shard does not exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tiekd_cache.store.chunks import Damage
+from tiekd_cache.store.schema import canonical_json, sha256_of
+
+
+@dataclass(frozen=True)
+class DoneRecord:
+    """What a finished shard must be.
+
+    Attributes:
+        fingerprint: of the store that it belongs to; a foreign shard is none of ours.
+        shard: its number.
+        first_frame: position of its first frame in the frame list.
+        digests: crc32c of each frame's codes.
+        file_bytes, file_sha256: of the shard's file.
+        finished_at: UTC, ISO 8601.
+        write_seconds: encoding, writing and reading back.
+        version: of the tiekd-cache that made it.
+    """
+
+    fingerprint: str
+    shard: int
+    first_frame: int
+    digests: tuple[int, ...]
+    file_bytes: int
+    file_sha256: str
+    finished_at: str
+    write_seconds: float
+    version: str
+
+    def to_bytes(self) -> bytes:
+        """The record as it is written: JSON with a digest of itself."""
+        document = {**asdict(self), "digests": list(self.digests)}
+        return canonical_json({**document, "record_digest": sha256_of(document)}) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> DoneRecord:
+        """The record in a file.
+
+        Raises:
+            Damage: it is not JSON, lacks something, or was changed.
+        """
+        try:
+            document: Any = json.loads(data)
+        except ValueError as error:
+            raise Damage(f"done-record is no JSON ({error})") from error
+        if not isinstance(document, dict) or document.keys() != {part.name for part in fields(cls)} | {"record_digest"}:
+            raise Damage("done-record does not have the fields of format 1")
+        if document.pop("record_digest") != sha256_of(document):
+            raise Damage("done-record does not match its own digest: it was changed")
+        return cls(**{**document, "digests": tuple(document["digests"])})
+
+    def check(self, fingerprint: str, shard: int, positions: range) -> None:
+        """Raise Damage unless the record is that of this shard of the store with this fingerprint."""
+        if self.fingerprint != fingerprint:
+            raise Damage(
+                f"done-record belongs to a store with fingerprint {self.fingerprint[:12]}, not {fingerprint[:12]}"
+            )
+        if (self.shard, self.first_frame, len(self.digests)) != (shard, positions.start, len(positions)):
+            raise Damage(
+                f"done-record is that of shard {self.shard} with {len(self.digests)} frames from {self.first_frame} on,"
+                f" not of shard {shard} with {len(positions)} from {positions.start} on"
+            )
+
+
+def done_shards(folder: Path, num_shards: int) -> frozenset[int]:
+    """Numbers of the shards that have a done-record in the folder; no record is opened."""
+    if not folder.is_dir():
+        return frozenset()
+    found = map(_SHARD_RECORD.fullmatch, os.listdir(folder))  # noqa: PTH208 - names are all that is needed
+    shards = (int(match[1]) for match in found if match)
+    return frozenset(shard for shard in shards if shard < num_shards)
+
+
+_SHARD_RECORD = re.compile(r"(\d{5,})\.json")

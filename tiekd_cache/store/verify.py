@@ -1,0 +1,218 @@
+"""Looking at every byte of a store: `verify_store` lists what is wrong and, if asked, drops it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tiekd_cache.store.catalogue import (
+    Catalogue,
+    DamagedStoreError,
+    local_path,
+    open_catalogue,
+    read_group,
+    read_whole,
+)
+from tiekd_cache.store.chunks import Damage, decode_digests
+from tiekd_cache.store.codec import frame_digest
+from tiekd_cache.store.durable import is_partial, remove_file, write_file
+from tiekd_cache.store.layout import metadata_bytes, same_format
+from tiekd_cache.store.record import DoneRecord
+from tiekd_cache.store.shard_file import ShardFile
+
+
+class ProgressBar(Protocol):
+    """What is told how many frames have been looked at since the last time."""
+
+    def update(self, n: int, /) -> Any:
+        """Add `n` frames."""
+
+
+Progress = Callable[[int, str, str], AbstractContextManager[ProgressBar]]
+"""Makes a bar from (total, description, unit)."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found.
+
+    Attributes:
+        path: the store's folder.
+        num_frames: frames of the finished store; 0 where the metadata do not even tell that.
+        frames_checked: frames that are exactly what was written.
+        problems: one line each, with the file: what is damaged.
+        notes: what is no damage: frames that are not there yet, files that do not belong.
+        repaired: the problems that were dropped, so that the next precompute makes them again; those that stay need
+            the file from another copy of the store, or a new store.
+    """
+
+    path: Path
+    num_frames: int
+    frames_checked: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    repaired: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong, or nothing is wrong any more."""
+        return set(self.problems) <= set(self.repaired)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            "path": str(self.path),
+            "whole": self.whole,
+            "frames": self.num_frames,
+            "frames_checked": self.frames_checked,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+            "repaired": list(self.repaired),
+        }
+
+
+def verify_store(path: str | Path, progress: Progress | None = None, *, repair: bool = False) -> VerifyReport:
+    """Compare everything in a store with its digests: attributes, frame list, array metadata, records, every frame.
+
+    Args:
+        path: the store's folder.
+        progress: makes a progress bar; none is shown without it.
+        repair: drop the shards that are wrong, done-record first, and write wrong Zarr metadata anew.
+    Raises:
+        StoreError: there is no store, or one of a newer format; or a repair cannot be written.
+    """
+    path = local_path(path)
+    try:
+        catalogue = open_catalogue(path)
+    except DamagedStoreError as error:
+        note = "nothing else was checked: without these metadata the rest has no meaning"
+        return VerifyReport(path, 0, 0, (str(error),), (note,))
+    problems, repaired = _check_metadata(catalogue, repair)
+    whole = 0
+    bar: AbstractContextManager[ProgressBar] = contextlib.nullcontext(_Silent())
+    if progress is not None:
+        bar = progress(catalogue.num_done(), "verify", "frame")
+    with bar as shown:
+        for shard in sorted(catalogue.done):
+            found = list(_check_shard(catalogue, shard))
+            problems += found
+            whole += 0 if found else len(catalogue.layout.positions(shard))
+            if found and repair:
+                drop_shard(catalogue, shard)
+                repaired += found
+            shown.update(len(catalogue.layout.positions(shard)))
+    notes = [*_unfinished(catalogue), *_stray_files(catalogue)]
+    return VerifyReport(path, catalogue.layout.num_frames, whole, tuple(problems), tuple(notes), tuple(repaired))
+
+
+def drop_shard(catalogue: Catalogue, shard: int) -> None:
+    """Forget a shard: its done-record goes first, so that no moment leaves a record without its shard."""
+    layout = catalogue.layout
+    for file in (layout.record_file(shard), layout.shard_file(shard), layout.digest_file(shard)):
+        if file.parent.is_dir():
+            remove_file(file)
+
+
+class _Silent:
+    def update(self, n: int, /) -> None:
+        """Show nothing."""
+
+
+def _check_metadata(catalogue: Catalogue, repair: bool) -> tuple[list[str], list[str]]:
+    """(problems, those repaired) of the Zarr metadata. They follow from the attributes, which are whole."""
+    group = read_group(catalogue.path)
+    own = catalogue.layout.group_metadata(catalogue.schema)
+    documents = {"zarr.json": {**own, "attributes": {**group["attributes"], **own["attributes"]}}}
+    for name, expected in catalogue.layout.array_metadata().items():
+        documents[f"{name}/zarr.json"] = expected
+    problems, repaired = [], []
+    for name, expected in documents.items():
+        file = catalogue.path / name
+        try:
+            if not same_format(json.loads(read_whole(file)), expected):
+                raise Damage("metadata are not those of format 1")
+        except (Damage, ValueError) as error:
+            problems.append(f"{file}: {error}")
+            if repair:
+                file.parent.mkdir(exist_ok=True)
+                write_file(file, metadata_bytes(expected))
+                repaired.append(problems[-1])
+    return problems, repaired
+
+
+def _check_shard(catalogue: Catalogue, shard: int) -> Iterator[str]:
+    """What is wrong with a shard that has a done-record."""
+    layout = catalogue.layout
+    try:
+        record = catalogue.record(shard)
+    except Damage as damage:
+        yield f"{layout.record_file(shard)}: {damage}"
+        return
+    yield from _check_frames(catalogue, shard, record)
+    file = layout.digest_file(shard)
+    try:
+        digests = decode_digests(read_whole(file), layout.shard_frames, len(record.digests))
+        if tuple(digests) != record.digests:
+            raise Damage("digests differ from those in the done-record")
+    except Damage as damage:
+        yield f"{file}: {damage}"
+
+
+def _check_frames(catalogue: Catalogue, shard: int, record: DoneRecord) -> Iterator[str]:
+    layout = catalogue.layout
+    file = layout.shard_file(shard)
+    try:
+        data = read_whole(file)
+        if len(data) != record.file_bytes:
+            yield f"{file}: {len(data)} bytes, the done-record says {record.file_bytes}"
+        elif hashlib.sha256(data).hexdigest() != record.file_sha256:
+            yield f"{file}: sha256 differs from that in the done-record"
+        opened = ShardFile(layout, shard)
+    except Damage as damage:
+        yield f"{file}: {damage}"
+        return
+    codes = np.empty(layout.native_size, np.uint16)
+    with contextlib.closing(opened):
+        for place, position in enumerate(layout.positions(shard)):
+            try:
+                opened.codes(place, codes)
+                if frame_digest(codes) != record.digests[place]:
+                    raise Damage("the response does not have the digest in the done-record")
+            except Damage as damage:
+                yield f"{file}: frame {catalogue.frame_ids[position]}: {damage}"
+
+
+def _unfinished(catalogue: Catalogue) -> Iterator[str]:
+    layout, done = catalogue.layout, catalogue.num_done()
+    if done < layout.num_frames:
+        yield (
+            f"not finished: {layout.num_frames - done} of {layout.num_frames} frames are not there yet; the same"
+            " `tiekd-cache precompute` makes them"
+        )
+
+
+def _stray_files(catalogue: Catalogue) -> Iterator[str]:
+    layout = catalogue.layout
+    arrays = layout.array_metadata()
+    shards = range(layout.num_shards)
+    chunks = range(-(-layout.num_frames // layout.frame_id_chunk))
+    known = {layout.path / "zarr.json", *(layout.path / name / "zarr.json" for name in arrays)}
+    known |= {layout.frame_id_file(chunk) for chunk in chunks}
+    for place in (layout.shard_file, layout.digest_file, layout.record_file, layout.claim_file):
+        known |= {place(shard) for shard in shards}
+    for folder, _, names in os.walk(layout.path):
+        for name in sorted(names):
+            file = Path(folder) / name
+            if is_partial(name):
+                yield f"{file}: an interrupted write left it; harmless, it goes when that shard is written"
+            elif file not in known:
+                yield f"{file}: belongs to no part of the store"
