@@ -1,0 +1,194 @@
+"""The commands as a new user types them: defaults as they stand, stops and resumes, and every mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from command_line import environment, fail, start, succeed, tiekd
+from kitti_helpers import depth_path, image_path
+
+from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
+from tiekd_cache.store import open_store
+
+LAYOUT = "raw + depth"
+SMALL = [
+    "--no-pretrained", "--batch-size", "2", "--crop", "64x96", "--decoder-width", "0.125", "--set",
+    "student.num_bins=33", "--sigma", "2.5", "--set", "train.picture_frames=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data/kitti and one finished store, as after the first stage."""
+    home = tmp_path_factory.mktemp("home")
+    write_synthetic_kitti(home / "data" / "kitti", train_frames=3, test_frames=1)
+    succeed("precompute", "--teacher", "lidar", cwd=home)
+    return home
+
+
+@pytest.fixture
+def fresh(home: Path, tmp_path: Path) -> Path:
+    """A copy of `home` that a test may break."""
+    shutil.copytree(home, tmp_path / "home")
+    return tmp_path / "home"
+
+
+def test_both_stages_with_the_data_in_their_default_places(home: Path) -> None:
+    again = succeed("precompute", "--teacher", "lidar", "--json", cwd=home)
+    assert again.json["responses"] == 3
+    assert again.json["made_now"] == 0
+    assert "3 frames" in again.err
+    trained = succeed("distill", "--student", "resnet18", "--steps", "4", *SMALL, "--json", cwd=home)
+    assert "stores/lidar.zarr (the only one under stores/)" in trained.err
+    run = home / trained.json["run"]
+    assert {path.name for path in run.iterdir()} >= {"best.pt", "last.pt", "loss.png", "pictures.png", "metrics.jsonl"}
+    evaluated = succeed("evaluate", "--no-flip", cwd=home)
+    assert "abs_rel" in evaluated.out
+    assert "no frame of splits/eigen_test.txt" in evaluated.err
+    on_training = succeed("evaluate", "--no-flip", "--split", "splits/eigen_train.txt", cwd=home)
+    assert "teacher (rows from 110)" in on_training.out
+    assert json.loads((run / "evaluation.json").read_text())["crop"] == "garg"
+    info = succeed("info", cwd=home)
+    assert "lidar" in info.out
+    assert succeed("verify", "--json", cwd=home).json["problems"] == []
+    assert "kitti" in succeed("doctor", cwd=home).out
+
+
+def test_the_same_seed_gives_the_same_losses(home: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        succeed("distill", "--steps", "3", *SMALL, "--run", f"same/{name}", cwd=home)
+        lines = (home / "same" / name / "metrics.jsonl").read_text().splitlines()
+        runs.append([(json.loads(line)["loss"], json.loads(line)["grad_norm"]) for line in lines])
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 3
+
+
+def test_ctrl_c_in_training_keeps_the_step_and_resume_goes_on(home: Path) -> None:
+    command = ["distill", "--steps", "40", *SMALL, "--run", "stopped"]
+    process = start(command, home)
+    metrics = home / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "which is saved" in err
+    assert "Traceback" not in err
+    resumed = succeed("distill", "--resume", "--run", "stopped", "--json", cwd=home)
+    assert resumed.json["steps"] == 40
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, 41))
+
+
+def test_ctrl_c_and_sigkill_in_stage_one_keep_finished_shards(home: Path, tmp_path: Path) -> None:
+    command = ["precompute", "--teacher", "lidar", "--store", str(tmp_path / "a.zarr"), "--shard-frames", "1"]
+    for number in (signal.SIGINT, signal.SIGKILL):
+        process = start(command, home)
+        done = tmp_path / "a.zarr" / "done"
+        before = len(list(done.glob("*.json"))) if done.exists() else 0
+        deadline = time.monotonic() + 90
+        while (len(list(done.glob("*.json"))) if done.exists() else 0) <= before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in ((130, 0) if number == signal.SIGINT else (-9, 0))
+        assert "Traceback" not in err
+    succeed(*command, cwd=home)
+    a, b = open_store(tmp_path / "a.zarr"), open_store(home / "stores" / "lidar.zarr")
+    assert list(a) == list(b)
+    assert all(np.array_equal(a[frame_id], b[frame_id]) for frame_id in b)
+
+
+def test_mistakes_in_stage_one_are_one_line_each(fresh: Path) -> None:
+    assert "bts, bts-densenet161" in fail("precompute", "--teacher", "bst", cwd=fresh)
+    assert "nowhere" in fail("precompute", "--teacher", "lidar", "--kitti", "nowhere", cwd=fresh)
+    assert "missing.txt" in fail("precompute", "--teacher", "lidar", "--split", "missing.txt", cwd=fresh)
+    no_weights = fail("precompute", "--teacher", "bts", cwd=fresh)
+    assert "cleinc/bts" in no_weights
+    assert "random:0" in no_weights
+    assert "random:0" in fail("precompute", "--teacher", "bts", "--weights", "random", cwd=fresh)
+    assert "cuda" in fail("precompute", "--teacher", "lidar", "--device", "cuda:7", cwd=fresh)
+    assert "stores/lidar.zarr" in fail("precompute", "--teacher", "lidar", "--clip", cwd=fresh)
+    (fresh / "file").write_text("no store")
+    assert "file" in fail("precompute", "--teacher", "lidar", "--store", "file", cwd=fresh)
+    assert (fresh / "file").read_text() == "no store"
+    (fresh / "cut.pt").write_bytes(b"PK\x03\x04 and no more")
+    assert "cut.pt" in fail("precompute", "--teacher", "bts", "--weights", "cut.pt", cwd=fresh)
+
+
+def test_truncated_and_missing_pictures_are_named(fresh: Path) -> None:
+    kitti = fresh / "data" / "kitti"
+    frame = list(open_store(fresh / "stores" / "lidar.zarr"))[1]
+    picture = image_path(kitti, LAYOUT, frame)
+    picture.write_bytes(picture.read_bytes()[:-30])
+    line = fail("precompute", "--teacher", "lidar", "--store", "other.zarr", cwd=fresh)
+    assert picture.name in line
+    assert "truncated" in line
+    picture.unlink()
+    outcome = tiekd("precompute", "--teacher", "lidar", "--store", "other.zarr", "--split", "all", cwd=fresh)
+    assert outcome.code in (0, 1)
+    assert "Traceback" not in outcome.err
+
+
+def test_mistakes_in_stage_two_are_one_line_each(fresh: Path) -> None:
+    assert "resnet18" in fail("distill", "--student", "resnet19", *SMALL, cwd=fresh)
+    assert "loss.sigma" in fail("distill", "--set", "loss.sigma=wide", "--no-pretrained", cwd=fresh)
+    assert "did you mean 'sigma'" in fail("distill", "--set", "loss.sigmma=1", "--no-pretrained", cwd=fresh)
+    assert "larger than the images" in fail("distill", *SMALL, "--crop", "400x96", cwd=fresh)
+    assert "nowhere.zarr" in fail("distill", *SMALL, "--store", "nowhere.zarr", cwd=fresh)
+    assert "No run found" in fail("evaluate", cwd=fresh)
+    assert "No run found" in fail("distill", "--resume", cwd=fresh)
+    assert "nothing.pt" in fail("evaluate", "--checkpoint", "nothing.pt", cwd=fresh)
+    shutil.copytree(fresh / "stores" / "lidar.zarr", fresh / "stores" / "second.zarr")
+    several = fail("distill", *SMALL, cwd=fresh)
+    assert "stores/lidar.zarr, stores/second.zarr" in several
+    assert "--store" in several
+    shutil.rmtree(fresh / "stores")
+    assert "precompute" in fail("distill", *SMALL, cwd=fresh)
+
+
+def test_pretrained_weights_that_cannot_be_had_say_so(fresh: Path) -> None:
+    line = fail("distill", "--steps", "1", cwd=fresh, HF_HUB_OFFLINE="1", HF_HOME=str(fresh / "empty"))
+    assert "--no-pretrained" in line
+
+
+def test_a_damaged_store_is_never_zeros(fresh: Path) -> None:
+    store = fresh / "stores" / "lidar.zarr"
+    [shard] = [path for path in (store / "residual" / "c").rglob("*") if path.is_file()]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 16
+    shard.write_bytes(content)
+    found = tiekd("verify", "stores/lidar.zarr", cwd=fresh)
+    assert found.code == 1
+    assert "--repair" in found.err
+    assert "verify" in fail("distill", "--steps", "2", *SMALL, cwd=fresh)
+    succeed("verify", "stores/lidar.zarr", "--repair", cwd=fresh)
+    succeed("precompute", "--teacher", "lidar", cwd=fresh)
+    succeed("verify", "stores/lidar.zarr", cwd=fresh)
+
+
+def test_usage_errors_exit_with_2_and_nothing_is_shown_without_a_terminal(home: Path) -> None:
+    assert tiekd("distill", "--crop", "big", cwd=home).code == 2
+    assert tiekd("precompute", cwd=home).code == 2
+    quiet = succeed("precompute", "--teacher", "lidar", cwd=home)
+    assert "%|" not in quiet.err
+    assert "TIEKD_KITTI" not in environment()
+
+
+def test_depth_png_of_the_helper_is_what_the_store_holds(home: Path) -> None:
+    store = open_store(home / "stores" / "lidar.zarr")
+    for frame in store:
+        png = cv2.imread(str(depth_path(home / "data" / "kitti", LAYOUT, frame)), cv2.IMREAD_UNCHANGED)
+        assert png is not None
+        measured = png[-352:, int((png.shape[1] - 1216) / 2) :][:, :1216].astype(np.float32) / 256
+        seen = (measured > 0) & (measured < 80)
+        assert np.median(np.abs(store[frame][seen] / measured[seen] - 1)) < 0.01

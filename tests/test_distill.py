@@ -1,0 +1,196 @@
+"""Stage two learns, repeats itself to the last bit, resumes as if undisturbed, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import FormulaTeacher, MemoryFrames
+
+from tiekd_cache import config as c
+from tiekd_cache.distill import InterruptedRunError, choose_frames
+from tiekd_cache.distill_config import DistillConfig
+from tiekd_cache.errors import CheckpointError, ConfigError, RangeError, StoreError
+from tiekd_cache.precompute import PrecomputeConfig, precompute
+from tiekd_cache.run_folder import RunFolder
+from tiekd_cache.stages import run_distill
+from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.students import load_student
+
+CONFIG = c.from_mapping(
+    DistillConfig,
+    {
+        "student": {"pretrained": False, "decoder_width": 0.125, "num_bins": 33},
+        "loss": {"form": "gaussian", "sigma": 2.5},
+        "train": {"crop": [48, 64], "row_cut": 16, "steps": 6, "batch_size": 2, "workers": 0, "picture_frames": 1},
+    },
+)
+
+
+def with_train(**changes: Any) -> DistillConfig:
+    return replace(CONFIG, train=replace(CONFIG.train, **changes))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
+    path = tmp_path_factory.mktemp("store") / "a.zarr"
+    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=4))
+    return open_store(path)
+
+
+def losses(run: Path) -> list[float]:
+    return [record["loss"] for record in RunFolder(run).metrics()]
+
+
+def train(store: ResponseStore, run: Path, config: DistillConfig = CONFIG, **kwargs: Any) -> list[float]:
+    run_distill(config, MemoryFrames(6), store.info.path, run, device="cpu", **kwargs)  # type: ignore[arg-type]
+    return losses(run)
+
+
+def test_the_loss_falls_and_the_run_folder_is_whole(store: ResponseStore, tmp_path: Path) -> None:
+    values = train(store, tmp_path / "run", with_train(steps=60))
+    assert len(values) == 60
+    assert sum(values[-10:]) < 0.8 * sum(values[:10])
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.config() == with_train(steps=60)
+    assert folder.run()["fingerprint"] == store.info.schema.fingerprint
+    record = folder.metrics()[-1]
+    assert {"step", "epoch", "loss", "lr", "grad_norm", "l_dpm", "l_depth"} <= set(record)
+    for picture in (folder.loss_picture, folder.pictures):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    student = load_student(folder.best_checkpoint)
+    assert student.predict(torch.zeros(1, 3, 64, 96)).shape == (1, 1, 64, 96)
+
+
+def test_same_seed_same_losses_to_the_last_bit_with_any_number_of_workers(store: ResponseStore, tmp_path: Path) -> None:
+    first = train(store, tmp_path / "a")
+    assert train(store, tmp_path / "b") == first
+    assert train(store, tmp_path / "c", with_train(workers=2)) == first
+    assert train(store, tmp_path / "d", with_train(seed=1)) != first
+
+
+class StopAfter:
+    """A progress bar that sends this process a signal after so many steps."""
+
+    def __init__(self, steps: int, number: int) -> None:
+        self.left, self.number = steps, number
+
+    def __call__(self, total: int, description: str, unit: str, done: int = 0) -> StopAfter:
+        return self
+
+    def __enter__(self) -> StopAfter:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def set_postfix(self, **kwargs: object) -> None:
+        pass
+
+    def update(self, count: int = 1) -> None:
+        self.left -= count
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_and_resumed_equals_an_undisturbed_one(
+    store: ResponseStore, tmp_path: Path, number: signal.Signals
+) -> None:
+    whole = train(store, tmp_path / "whole")
+    with pytest.raises(InterruptedRunError, match=r"after step \d of 6, which is saved.*--resume"):
+        train(store, tmp_path / "run", progress=StopAfter(2, number))
+    assert 2 <= len(losses(tmp_path / "run")) < 6
+    assert train(store, tmp_path / "run", resume=True) == whole
+    final, expected = (load_student(tmp_path / name / "best.pt").state_dict() for name in ("run", "whole"))
+    assert all(torch.equal(final[key], expected[key]) for key in expected)
+
+
+def test_lines_after_the_last_checkpoint_are_written_anew(store: ResponseStore, tmp_path: Path) -> None:
+    whole = train(store, tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        train(store, tmp_path / "run", progress=StopAfter(2, signal.SIGINT))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    done = len(losses(tmp_path / "run"))
+    metrics.write_text(metrics.read_text() + json.dumps({"step": done + 1, "loss": 99.0}) + '\n{"step": ')
+    assert train(store, tmp_path / "run", resume=True) == whole
+
+
+def test_save_every(store: ResponseStore, tmp_path: Path) -> None:
+    class Boom(StopAfter):
+        def update(self, count: int = 1) -> None:
+            self.left -= count
+            if self.left == 0:
+                raise OSError("the machine is gone")
+
+    with pytest.raises(OSError, match="gone"):
+        train(store, tmp_path / "run", with_train(save_every=2), progress=Boom(4, 0))
+    whole = train(store, tmp_path / "whole", with_train(save_every=2))
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 2
+    assert train(store, tmp_path / "run", resume=True) == whole
+
+
+def test_limit_frames_and_picture_frames(store: ResponseStore, tmp_path: Path) -> None:
+    train(store, tmp_path / "run", with_train(limit_frames=2, epochs=2, steps=None))
+    assert RunFolder(tmp_path / "run").run()["frames"] == 2
+    assert len(losses(tmp_path / "run")) == 2
+
+
+def test_the_gradient_is_clipped(store: ResponseStore, tmp_path: Path) -> None:
+    free = train(store, tmp_path / "free")
+    tiny = replace(CONFIG, optimiser=replace(CONFIG.optimiser, grad_clip=1e-9))
+    assert train(store, tmp_path / "tiny", tiny) != free
+
+
+def test_a_loss_that_is_not_finite_names_the_frames(store: ResponseStore, tmp_path: Path) -> None:
+    wild = replace(CONFIG, optimiser=replace(CONFIG.optimiser, lr=1e18, grad_clip=1e30))
+    with pytest.raises(RangeError, match=r"loss is (nan|inf).*drive_0"):
+        train(store, tmp_path / "run", wild)
+
+
+def test_a_run_folder_in_use_is_not_overwritten(store: ResponseStore, tmp_path: Path) -> None:
+    train(store, tmp_path / "run")
+    with pytest.raises(ConfigError, match="--resume"):
+        train(store, tmp_path / "run")
+
+
+def test_resuming_on_another_store_is_refused(store: ResponseStore, tmp_path: Path) -> None:
+    train(store, tmp_path / "run")
+    precompute(FormulaTeacher(gain=1.1), MemoryFrames(6), tmp_path / "b.zarr", PrecomputeConfig())
+    with pytest.raises(StoreError, match="other answers"):
+        train(open_store(tmp_path / "b.zarr"), tmp_path / "run", resume=True)
+
+
+def test_a_truncated_checkpoint_is_one_clear_error(store: ResponseStore, tmp_path: Path) -> None:
+    train(store, tmp_path / "run")
+    last = tmp_path / "run" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"last\.pt"):
+        train(store, tmp_path / "run", resume=True)
+
+
+def test_frames_without_a_response_are_left_out_only_with_a_reason(store: ResponseStore, tmp_path: Path) -> None:
+    more = MemoryFrames(8)
+    with pytest.raises(StoreError, match="lacks 2 of the split's 8 frames"):
+        choose_frames(more.frame_ids, store, None)
+    with pytest.raises(ConfigError, match="none of the split's 1 frames"):
+        choose_frames(["elsewhere/image_02/0000000000"], store, None)
+    assert choose_frames(more.frame_ids[:3], store, 2) == more.frame_ids[:2]
+
+
+def test_an_unfinished_store_is_refused_unless_allowed(tmp_path: Path) -> None:
+    source = MemoryFrames(6)
+    spoiled = FormulaTeacher(spoil=(source.frame_ids[5], -1.0))
+    with pytest.raises(RangeError):
+        precompute(spoiled, source, tmp_path / "a.zarr", PrecomputeConfig(shard_frames=2))
+    path = tmp_path / "a.zarr"
+    with pytest.raises(StoreError, match="4 of 6"):
+        run_distill(CONFIG, source, path, tmp_path / "run", device="cpu")  # type: ignore[arg-type]
+    run_distill(CONFIG, source, path, tmp_path / "run", device="cpu", allow_partial=True)  # type: ignore[arg-type]
+    assert RunFolder(tmp_path / "run").run()["frames"] == 4

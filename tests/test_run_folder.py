@@ -1,0 +1,49 @@
+"""A run's folder is written whole or not at all, and the newest one is found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tiekd_cache.distill_config import DistillConfig
+from tiekd_cache.errors import ConfigError, DataError
+from tiekd_cache.run_folder import RunFolder, new_run_path, newest_run, write_text
+
+
+def test_settings_and_record_come_back(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "a", DistillConfig(), {"fingerprint": "f"})
+    folder = RunFolder.open(tmp_path / "a")
+    assert folder.config() == DistillConfig()
+    assert folder.run() == {"fingerprint": "f"}
+
+
+def test_the_newest_run_is_found(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No run found"):
+        newest_run(tmp_path)
+    for i, name in enumerate("ab"):
+        RunFolder.create(tmp_path / name, DistillConfig(), {})
+        os.utime(tmp_path / name / "config.toml", (100 - i, 100 - i))
+    assert newest_run(tmp_path) == tmp_path / "a"
+
+
+def test_new_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    first = new_run_path("resnet18", "bts", tmp_path)
+    first.mkdir()
+    assert new_run_path("resnet18", "bts", tmp_path) != first
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no run folder"):
+        RunFolder.open(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="--run"):
+        RunFolder.create(tmp_path / "file" / "run", DistillConfig(), {})
+
+
+def test_a_text_is_replaced_whole(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]

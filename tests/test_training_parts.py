@@ -1,0 +1,126 @@
+"""Every setting of stage two arrives in the object that it is meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from fakes import FormulaTeacher, MemoryFrames
+
+from tiekd_cache import config as c
+from tiekd_cache.distill_config import DistillConfig
+from tiekd_cache.errors import ConfigError
+from tiekd_cache.precompute import PrecomputeConfig, precompute
+from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.training_parts import TrainingParts, build_parts, num_workers
+
+BASE: dict[str, Any] = {
+    "student": {"pretrained": False, "decoder_width": 0.125, "num_bins": 33},
+    "train": {"crop": [48, 64], "row_cut": 20, "steps": 50, "batch_size": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
+    path = tmp_path_factory.mktemp("store") / "a.zarr"
+    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig())
+    return open_store(path)
+
+
+def build(store: ResponseStore, **changes: Any) -> TrainingParts:
+    return build_parts(config_with(**changes), MemoryFrames(6), store, torch.device("cpu"))
+
+
+def config_with(**changes: Any) -> DistillConfig:
+    mapping: dict[str, Any] = {key: dict(value) for key, value in BASE.items()}
+    for dotted, value in changes.items():
+        c.set_value(mapping, dotted.replace("__", "."), value)
+    return c.from_mapping(DistillConfig, mapping)
+
+
+# name of the setting: (another value, where it must show in the built objects)
+ARRIVES: dict[str, tuple[Any, Callable[[TrainingParts], Any]]] = {
+    "student.decoder_width": (0.25, lambda p: p.student.settings()["decoder_width"]),
+    "student.num_bins": (65, lambda p: p.student.head.out_channels),
+    "student.min_depth": (0.5, lambda p: round(p.student.bins.min_depth, 6)),
+    "student.max_depth": (90.0, lambda p: p.student.bins.max_depth),
+    "loss.name": ("tie-kd-dpm", lambda p: p.objective.name),
+    "loss.alpha": (0.7, lambda p: p.objective.alpha),
+    "loss.sigma": (0.33, lambda p: p.objective.sigma),
+    "loss.form": ("gaussian", lambda p: p.objective.form),
+    "loss.scale": (3.0, lambda p: p.objective.scale),
+    "augmentation.rotate_deg": (7.0, lambda p: p.dataset.transform.augmentation.rotate_deg),
+    "augmentation.rotate_p": (0.25, lambda p: p.dataset.transform.augmentation.rotate_p),
+    "augmentation.flip_p": (0.125, lambda p: p.dataset.transform.augmentation.flip_p),
+    "augmentation.colour_p": (0.75, lambda p: p.dataset.transform.augmentation.colour_p),
+    "augmentation.gamma": ((0.7, 1.3), lambda p: p.dataset.transform.augmentation.gamma),
+    "augmentation.brightness": ((0.8, 1.2), lambda p: p.dataset.transform.augmentation.brightness),
+    "augmentation.channel": ((0.6, 1.1), lambda p: p.dataset.transform.augmentation.channel),
+    "optimiser.lr": (5e-4, lambda p: p.optimiser.param_groups[0]["max_lr"]),
+    "optimiser.betas": ((0.8, 0.88), lambda p: p.optimiser.param_groups[0]["betas"]),
+    "optimiser.weight_decay": (0.3, lambda p: p.optimiser.param_groups[0]["weight_decay"]),
+    "optimiser.warmup_share": (0.5, lambda p: p.schedule._schedule_phases[0]["end_step"]),
+    "optimiser.div_factor": (10.0, lambda p: p.optimiser.param_groups[0]["initial_lr"]),
+    "optimiser.final_div_factor": (10.0, lambda p: p.optimiser.param_groups[0]["min_lr"]),
+    "train.epochs": (7, lambda p: p.total_steps),
+    "train.steps": (60, lambda p: p.total_steps),
+    "train.batch_size": (3, lambda p: p.total_steps),
+    "train.crop": ((32, 64), lambda p: p.dataset.transform.crop),
+    "train.row_cut": (10, lambda p: p.dataset.transform.row_cut),
+    "train.seed": (9, lambda p: (p.dataset.seed, float(p.student.head.weight.detach().sum()))),
+}
+EXPECTED = {
+    "optimiser.warmup_share": 0.5 * 51 - 1,
+    "optimiser.div_factor": 1e-3 / 10,
+    "optimiser.final_div_factor": 1e-3 / 25 / 10,
+    "train.epochs": 21,
+    "train.batch_size": 96,
+}
+# Settings of the loop itself: held by the tests named here.
+ELSEWHERE = {
+    "student.name": "test_an_unknown_student_is_refused",
+    "student.pretrained": "tests/test_students.py",
+    "optimiser.grad_clip": "tests/test_distill.py",
+    "train.limit_frames": "tests/test_distill.py",
+    "train.workers": "test_workers",
+    "train.save_every": "tests/test_distill.py",
+    "train.picture_frames": "tests/test_distill.py",
+}
+
+
+def test_no_setting_is_forgotten_here() -> None:
+    assert sorted([*ARRIVES, *ELSEWHERE]) == sorted(c.leaf_names(DistillConfig))
+
+
+@pytest.mark.parametrize("name", ARRIVES)
+def test_a_changed_setting_arrives(name: str, store: ResponseStore) -> None:
+    value, where = ARRIVES[name]
+    base: dict[str, Any] = {}
+    if name in ("train.epochs", "train.batch_size"):
+        base = {"train__steps": None, "train__epochs": 48 if name == "train.batch_size" else 24}
+    plain = where(build(store, **base))
+    changed = where(
+        build(store, **{**base, name.replace(".", "__"): list(value) if isinstance(value, tuple) else value})
+    )
+    assert changed != plain
+    if name == "train.seed":
+        assert changed[0] == 9
+    else:
+        assert changed == pytest.approx(EXPECTED.get(name, value))
+
+
+def test_workers() -> None:
+    assert num_workers(config_with(train__workers=3)) == 3
+    assert num_workers(config_with()) >= 0
+
+
+def test_an_unknown_student_is_refused(store: ResponseStore) -> None:
+    with pytest.raises(ConfigError, match="resnet18"):
+        build(store, student__name="resnet19")
+
+
+def test_a_crop_larger_than_the_images_is_refused(store: ResponseStore) -> None:
+    with pytest.raises(ConfigError, match="larger than the images"):
+        build(store, train__crop=[352, 704])

@@ -1,0 +1,140 @@
+"""What the commands share: one-line errors, results as table or JSON, and options that mean the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tiekd_cache.errors import TiekdError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class ErrorsInOneLine(click.Group):
+    """A group whose commands end with one line and exit code 1 on an error that the user can mend."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TiekdError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
+            sys.exit(130)
+        except BrokenPipeError:
+            sys.exit(1)
+
+
+def note(text: str) -> None:
+    """A sentence for the user, on stderr, so that stdout holds results only."""
+    click.echo(text, err=True)
+
+
+def print_result(result: Mapping[str, Any], as_json: bool) -> None:
+    """A result on stdout: JSON, or `name  value` lines."""
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    width = max(len(name) for name in result)
+    for name, value in result.items():
+        click.echo(f"{name:<{width}}  {_text(value)}")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout: the first column to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value) or "-"
+    return "-" if value is None else str(value)
+
+
+def data_options(command: Command) -> Command:
+    """--kitti, --split and --skip-missing."""
+    for option in (
+        click.option(
+            "--skip-missing",
+            is_flag=True,
+            help="Go on without frames whose files are missing, and say which they were.",
+        ),
+        click.option(
+            "--split",
+            metavar="FILE|all",
+            help="Split file (lines `rgb depth focal`), or `all`.  [default: the usual split file beside the data]",
+        ),
+        click.option(
+            "--kitti",
+            type=click.Path(path_type=Path),
+            help="Folder of the KITTI data.  [default: $TIEKD_KITTI or data/kitti]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def device_option(command: Command) -> Command:
+    """--device."""
+    return click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")(command)
+
+
+def json_option(command: Command) -> Command:
+    """--json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def open_kitti(kitti: Path | None, split: str | None, purpose: str, skip_missing: bool) -> Any:
+    """The frames that the data options name; says on stderr which split was used and what was left out."""
+    from tiekd_cache.data.kitti import KittiFrames
+    from tiekd_cache.data.places import default_kitti_root
+
+    root = kitti if kitti is not None else default_kitti_root()
+    frames = KittiFrames.open(root, split, purpose=purpose, skip_missing=skip_missing)  # type: ignore[arg-type]
+    note(f"Data: {root}, {frames.split_note}")
+    for line in frames.skipped[:10]:
+        note(f"Left out: {line}")
+    if len(frames.skipped) > 10:
+        note(f"Left out: {len(frames.skipped) - 10} more")
+    return frames
+
+
+def only_store(root: Path = Path("stores")) -> Path:
+    """The one store under stores/; raises ConfigError where there is none, or more than one."""
+    from tiekd_cache.errors import ConfigError
+
+    stores = sorted(path.parent for path in root.glob("*/zarr.json"))
+    if len(stores) == 1:
+        note(f"Store: {stores[0]} (the only one under {root}/)")
+        return stores[0]
+    if not stores:
+        raise ConfigError(f"No store under {root}/. Make one with `tiekd-cache precompute`, or name one with --store.")
+    names = ", ".join(str(store) for store in stores)
+    raise ConfigError(f"{len(stores)} stores under {root}/: {names}. Choose one with --store.")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`352x704` -> (352, 704); raises click.BadParameter otherwise."""
+    try:
+        height, width = (int(number) for number in text.lower().split("x"))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not of the form HEIGHTxWIDTH, e.g. 352x704") from None
+    if height < 1 or width < 1:
+        raise click.BadParameter(f"'{text}': both must be at least 1")
+    return height, width

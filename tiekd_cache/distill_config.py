@@ -1,0 +1,103 @@
+"""The settings of stage two; the defaults are the paper's for KITTI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tiekd_cache.data.transforms import Augmentation
+from tiekd_cache.errors import ConfigError
+from tiekd_cache.losses.objective import LossConfig
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Which student.
+
+    Attributes:
+        name: e.g. `resnet18`.
+        pretrained: start from ImageNet weights.
+        decoder_width: multiplies the decoder's channels; 1.0 = as published.
+        num_bins: depth bins K, uniform over the range.
+        min_depth: nearest bin edge, metres.
+        max_depth: farthest bin edge, metres.
+    """
+
+    name: str = "resnet18"
+    pretrained: bool = True
+    decoder_width: float = 1.0
+    num_bins: int = 257
+    min_depth: float = 1e-3
+    max_depth: float = 80.0
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW and a one-cycle learning rate, per iteration.
+
+    Attributes:
+        lr: highest learning rate.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        warmup_share: share of the steps in which the rate rises.
+        div_factor: lr / first rate.
+        final_div_factor: first rate / last rate.
+        grad_clip: largest norm of the gradient.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.95, 0.99)
+    weight_decay: float = 0.01
+    warmup_share: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 100.0
+    grad_clip: float = 35.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how large, how often.
+
+    Attributes:
+        epochs: passes over the frames; not used where `steps` is given.
+        steps: iterations, or None for `epochs`.
+        batch_size: samples a step.
+        crop: (height, width) of the training crop, pixels.
+        row_cut: rows at the top of the KB crop that carry no LiDAR and are cut before the losses.
+        limit_frames: use only the first so many frames.
+        seed: of weights, order and augmentation.
+        workers: processes that prepare samples; None = by the number of cores. Never changes the result.
+        save_every: steps between checkpoints.
+        picture_frames: rows of the picture grid.
+    """
+
+    epochs: int = 24
+    steps: int | None = None
+    batch_size: int = 16
+    crop: tuple[int, int] = (352, 704)
+    row_cut: int = 110
+    limit_frames: int | None = None
+    seed: int = 0
+    workers: int | None = None
+    save_every: int = 500
+    picture_frames: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps", "batch_size", "limit_frames", "save_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"train.{name} = {value}: must be at least 1.")
+
+    def total_steps(self, num_frames: int) -> int:
+        """Iterations of the whole run."""
+        return self.steps if self.steps is not None else -(-self.epochs * num_frames // self.batch_size)
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Everything that determines a run of stage two, but for the data and the store."""
+
+    student: StudentConfig = field(default_factory=StudentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

@@ -1,0 +1,153 @@
+"""Both stages of a recipe, one after the other; what is done already is not done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tiekd_cache.config import to_mapping
+from tiekd_cache.data.frame import DepthMap
+from tiekd_cache.data.kitti import KittiFrames
+from tiekd_cache.data.places import default_kitti_root
+from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
+from tiekd_cache.device import resolve_device
+from tiekd_cache.errors import ConfigError
+from tiekd_cache.evaluate import Evaluation, evaluate, evaluate_predictor
+from tiekd_cache.precompute import precompute
+from tiekd_cache.progress import ProgressFactory, progress_bar
+from tiekd_cache.recipe import Recipe
+from tiekd_cache.run_folder import RunFolder, write_text
+from tiekd_cache.stages import draw_pictures, run_distill
+from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.students import load_student
+from tiekd_cache.teachers import load_teacher
+from tiekd_cache.training_parts import build_student_from
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PipelineReport:
+    """What a recipe came to.
+
+    Attributes:
+        store: the teacher's responses.
+        run: the student's folder.
+        rows: (who, its evaluation): the trained student last.
+    """
+
+    store: Path
+    run: Path
+    rows: tuple[tuple[str, Evaluation], ...]
+
+
+def run_recipe(
+    recipe: Recipe, *, progress: ProgressFactory = progress_bar, note: Note = lambda text: None
+) -> PipelineReport:
+    """Stage one, stage two and the evaluation of a recipe.
+
+    Raises:
+        TiekdError: as the stages; ConfigError where the run folder holds a run with other settings.
+    """
+    train, test = _open_data(recipe, progress, note)
+    teacher = load_teacher(recipe.teacher.name, weights=recipe.teacher.weights, device=recipe.device)
+    made = precompute(teacher, train, recipe.store_path, recipe.precompute, progress=progress, note=note)
+    note(f"Store: {recipe.store_path}, {made.frames} responses ({made.made} made now)")
+    for frame_id, reason in made.skipped:
+        note(f"No response to {frame_id}: {reason}")
+    del teacher
+    store = open_store(recipe.store_path)
+    run_path = Path(recipe.out) / "run"
+    _distill_or_skip(recipe, train, run_path, progress, note)
+    rows = [*_baselines(recipe, test, store, progress)] if recipe.baselines else []
+    student = load_student(run_path / "best.pt", device=str(resolve_device(recipe.device)))
+    rows.append(("student, distilled", evaluate(student, test, recipe.evaluate, store=store, progress=progress)))
+    write_text(run_path / "evaluation.json", json.dumps(_json(rows), indent=2) + "\n")
+    return PipelineReport(recipe.store_path, run_path, tuple(rows))
+
+
+def mean_depth(store: ResponseStore) -> DepthMap:
+    """[H,W] float32 metres: at each pixel the mean of all responses; the best guess without looking at the image."""
+    total: np.ndarray | None = None
+    count: np.ndarray | None = None
+    for frame_id in store:
+        depth = store[frame_id].astype(np.float64)
+        total = depth if total is None else total + depth
+        count = (depth > 0).astype(np.float64) if count is None else count + (depth > 0)
+    if total is None or count is None:
+        raise ConfigError(f"The store {store.info.path} is empty: there is no mean of its responses.")
+    mean: DepthMap = (total / np.maximum(count, 1)).astype(np.float32)
+    return mean
+
+
+def _open_data(recipe: Recipe, progress: ProgressFactory, note: Note) -> tuple[KittiFrames, KittiFrames]:
+    root = recipe.kitti_root if recipe.kitti_root is not None else default_kitti_root()
+    synthetic = recipe.data.synthetic
+    if synthetic is not None:
+        write_synthetic_kitti(
+            root,
+            train_frames=synthetic.train_frames,
+            test_frames=synthetic.test_frames,
+            seed=synthetic.seed,
+            progress=progress,
+        )
+    skip = recipe.data.skip_missing
+    train = KittiFrames.open(root, recipe.data.split, purpose="train", skip_missing=skip)
+    test = KittiFrames.open(root, recipe.data.test_split, purpose="test", skip_missing=skip)
+    note(f"Data: {root}; training: {train.split_note}; test: {test.split_note}")
+    return train, test
+
+
+def _distill_or_skip(recipe: Recipe, train: KittiFrames, run_path: Path, progress: ProgressFactory, note: Note) -> None:
+    folder = RunFolder(run_path)
+    started = folder.last_checkpoint.exists()
+    if started and to_mapping(folder.config()) != to_mapping(recipe.distill):
+        raise ConfigError(
+            f"{run_path} holds a run with other settings (see its config.toml). Remove it, or set another `out`."
+        )
+    if started and folder.best_checkpoint.exists():
+        note(f"Run: {run_path} is finished already")
+        if not folder.pictures.exists():
+            store = open_store(recipe.store_path)
+            draw_pictures(run_path, train.subset(list(store)), store, resolve_device(recipe.device))
+        return
+    report = run_distill(
+        recipe.distill,
+        train,
+        recipe.store_path,
+        run_path,
+        device=recipe.device,
+        resume=started,
+        split_argument=recipe.data.split,
+        progress=progress,
+        note=note,
+    )
+    note(f"Run: {run_path}, loss {report.first_loss:.3f} -> {report.last_loss:.3f} in {report.seconds:.0f} s")
+
+
+def _baselines(
+    recipe: Recipe, test: KittiFrames, store: ResponseStore, progress: ProgressFactory
+) -> list[tuple[str, Evaluation]]:
+    untrained = build_student_from(recipe.distill, pretrained=recipe.student.pretrained)
+    untrained.to(resolve_device(recipe.device))
+    mean = mean_depth(store)
+    return [
+        ("student, untrained", evaluate(untrained, test, recipe.evaluate, store=store, progress=progress)),
+        ("mean of the responses", evaluate_predictor(lambda image: mean, test, recipe.evaluate, store=store)),
+    ]
+
+
+def _json(rows: list[tuple[str, Evaluation]]) -> dict[str, object]:
+    return {
+        who: {
+            "ground_truth": result.ground_truth,
+            "ground_truth_frames": result.gt_frames,
+            "teacher": result.teacher,
+            "teacher_frames": result.teacher_frames,
+        }
+        for who, result in rows
+    }

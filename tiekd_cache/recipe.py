@@ -1,0 +1,117 @@
+"""A recipe: one experiment, both stages, in one TOML file that lists only departures from the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tiekd_cache.config import apply_overrides, from_mapping, read_toml
+from tiekd_cache.data.transforms import Augmentation
+from tiekd_cache.distill_config import DistillConfig, OptimiserConfig, StudentConfig, TrainConfig
+from tiekd_cache.evaluate import EvaluateConfig
+from tiekd_cache.losses.objective import LossConfig
+from tiekd_cache.precompute import PrecomputeConfig
+
+
+@dataclass(frozen=True)
+class SyntheticData:
+    """Made-up street scenes instead of the real data.
+
+    Attributes:
+        train_frames: frames of the training split.
+        test_frames: frames of the test split, from streets of their own.
+        seed: which world.
+    """
+
+    train_frames: int = 24
+    test_frames: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Where the frames come from.
+
+    Attributes:
+        kitti: folder of the data; None = $TIEKD_KITTI or data/kitti, or OUT/kitti for synthetic data.
+        split: training split; None = the usual file beside the data.
+        test_split: the same for evaluation.
+        skip_missing: go on without frames whose files are missing.
+        synthetic: make the data up.
+    """
+
+    kitti: str | None = None
+    split: str | None = None
+    test_split: str | None = None
+    skip_missing: bool = False
+    synthetic: SyntheticData | None = None
+
+
+@dataclass(frozen=True)
+class TeacherSection:
+    """Which teacher.
+
+    Attributes:
+        name: e.g. `bts`.
+        weights: checkpoint or `random:SEED`; None = found under checkpoints/.
+        store: where its responses go; None = OUT/TEACHER.zarr.
+    """
+
+    name: str = "bts"
+    weights: str | None = None
+    store: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment.
+
+    Attributes:
+        out: folder of everything it makes.
+        device: cpu, cuda, auto.
+        baselines: also evaluate the untrained student and the mean of the teacher's responses.
+    """
+
+    out: str
+    device: str = "auto"
+    baselines: bool = False
+    data: DataSection = field(default_factory=DataSection)
+    teacher: TeacherSection = field(default_factory=TeacherSection)
+    precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def distill(self) -> DistillConfig:
+        """The settings of stage two."""
+        return DistillConfig(self.student, self.loss, self.augmentation, self.optimiser, self.train)
+
+    @property
+    def kitti_root(self) -> Path | None:
+        """Folder of the data, or None for the default place."""
+        if self.data.kitti is not None:
+            return Path(self.data.kitti)
+        return Path(self.out) / "kitti" if self.data.synthetic is not None else None
+
+    @property
+    def store_path(self) -> Path:
+        """Folder of the teacher's responses."""
+        return (
+            Path(self.teacher.store) if self.teacher.store is not None else Path(self.out) / f"{self.teacher.name}.zarr"
+        )
+
+
+def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe of a TOML file; `out` defaults to runs/<name of the file>.
+
+    Raises:
+        ConfigError: the file is absent or malformed, or a setting unknown; names it.
+    """
+    mapping = read_toml(path)
+    mapping.setdefault("out", str(Path("runs") / path.stem))
+    apply_overrides(mapping, overrides)
+    return from_mapping(Recipe, mapping)

@@ -1,0 +1,121 @@
+"""A run's folder: its settings, what it was trained from, its metrics line by line, its checkpoints and pictures.
+
+runs/resnet18-lidar-20260101-120000/
+    config.toml      every setting, as resolved
+    run.json         store fingerprint, teacher, frames, versions
+    metrics.jsonl    a line a step
+    last.pt          everything needed to go on; best.pt: the weights to use
+    loss.png pictures.png
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tiekd_cache.config import from_mapping, read_toml, to_toml
+from tiekd_cache.distill_config import DistillConfig
+from tiekd_cache.errors import ConfigError, DataError
+
+
+class RunFolder:
+    """Paths of a run's files, and their reading and writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.toml"
+        self.run_file = path / "run.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.last_checkpoint = path / "last.pt"
+        self.best_checkpoint = path / "best.pt"
+        self.loss_picture = path / "loss.png"
+        self.pictures = path / "pictures.png"
+
+    @classmethod
+    def create(cls, path: Path, config: DistillConfig, run: Mapping[str, Any]) -> RunFolder:
+        """A new run's folder; raises ConfigError where one with a checkpoint is there already."""
+        folder = cls(path)
+        if folder.last_checkpoint.exists():
+            raise ConfigError(
+                f"{path} holds a run already. Pass --resume to go on with it, or another --run for a new one."
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(folder.config_file, to_toml(config))
+            write_text(folder.run_file, json.dumps(run, indent=2) + "\n")
+            folder.metrics_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"Cannot write the run folder {path}: {error.strerror}. Choose another --run.") from None
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run's folder; raises ConfigError where there is none."""
+        folder = cls(path)
+        if not folder.config_file.is_file() or not folder.run_file.is_file():
+            raise ConfigError(f"{path} is no run folder (config.toml or run.json is missing). Check --run.")
+        return folder
+
+    def config(self) -> DistillConfig:
+        """The settings of the run."""
+        return from_mapping(DistillConfig, read_toml(self.config_file))
+
+    def run(self) -> dict[str, Any]:
+        """What the run was trained from."""
+        try:
+            run: dict[str, Any] = json.loads(self.run_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.run_file} cannot be read ({error}). Start a new run.") from None
+        return run
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every whole line of metrics.jsonl; a torn last line, as a kill leaves it, is not counted."""
+        records: list[dict[str, Any]] = []
+        if self.metrics_file.exists():
+            for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+                try:
+                    records.append(json.loads(line))
+                except ValueError:
+                    break
+        return records
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the lines after `step`: a resumed run writes them anew."""
+        kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
+        write_text(self.metrics_file, "".join(kept))
+
+
+def new_run_path(student: str, teacher: str, root: Path = Path("runs")) -> Path:
+    """runs/<student>-<teacher>-<time>, not there yet."""
+    stem = f"{student}-{teacher}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, count = root / stem, 1
+    while path.exists():
+        count += 1
+        path = root / f"{stem}-{count}"
+    return path
+
+
+def newest_run(root: Path = Path("runs")) -> Path:
+    """The run folder that was written last; raises ConfigError where there is none."""
+    runs = [path.parent for path in root.glob("*/config.toml")]
+    if not runs:
+        raise ConfigError(
+            f"No run found under {root}/. Train one with `tiekd-cache distill`, or pass --run or --checkpoint."
+        )
+    return max(runs, key=lambda run: (run / "config.toml").stat().st_mtime)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a kill leaves the old one or the new one, never half of one."""
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
