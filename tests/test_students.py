@@ -23,6 +23,7 @@ from tiekd_cache.students import STUDENTS, Student, build_student, encoders, loa
 from tiekd_cache.students.decoder import DenseDepthDecoder, scale_widths
 from tiekd_cache.students.published import published_name
 from tiekd_cache.students.student_io import FORMAT, read_payload, student_payload, write_payload
+from tiekd_cache.timm_compat import timm_module
 
 FEW_BINS = Bins.uniform(1e-3, 80.0, 9)
 
@@ -414,3 +415,21 @@ def test_cuda_equals_cpu(tmp_path: Path) -> None:
     save_student(tmp_path / "student.pt", student, {})
     on_gpu = load_student(tmp_path / "student.pt", "cuda")
     torch.testing.assert_close(on_gpu.predict(picture().cuda()).cpu(), student.predict(picture()), rtol=0, atol=0.05)
+
+
+def test_imagenet_weights_from_a_file_beside_the_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIEKD_CHECKPOINTS", str(tmp_path))
+    timm = timm_module()
+    torch.manual_seed(3)
+    published = timm.create_model("resnet18", pretrained=False).state_dict()  # with the classifier, as downloaded
+    torch.save(published, tmp_path / "resnet18-f37072fd.pth")
+    torch.save({}, tmp_path / "resnet180.pth")  # another network's name
+    student = build_student("resnet18", pretrained=True, decoder_width=0.125)
+    assert torch.equal(student.encoder.state_dict()["layer4.1.conv2.weight"], published["layer4.1.conv2.weight"])
+    del published["layer1.0.conv1.weight"]
+    torch.save(published, tmp_path / "resnet18-f37072fd.pth")
+    with pytest.raises(CheckpointError, match=r"f37072fd\.pth.*layer1\.0\.conv1\.weight"):
+        build_student("resnet18", pretrained=True, decoder_width=0.125)
+    (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match="Remove or replace"):
+        build_student("resnet18", pretrained=True, decoder_width=0.125)

@@ -56,7 +56,7 @@ def evaluate(
     folder = None
     if checkpoint is None:
         folder = RunFolder.open(run_path if run_path is not None else newest_run())
-        checkpoint = folder.best_checkpoint
+        checkpoint = folder.best_checkpoint if folder.best_checkpoint.exists() else folder.last_checkpoint
         recorded = folder.run()
         kitti = kitti if kitti is not None else Path(recorded["data"])
         own_store = Path(recorded["store"])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import huggingface_hub.constants
+import safetensors.torch
+import torch
 from torch import nn
 
+from tiekd_cache.data.places import default_checkpoints_dir
 from tiekd_cache.errors import CheckpointError
 from tiekd_cache.timm_compat import timm_module
 
@@ -26,7 +31,8 @@ def build_encoder(model: str, pretrained: bool) -> tuple[nn.Module, tuple[int, .
 
     Args:
         model: timm's name, with the tag of the weights, e.g. `resnet18.tv_in1k`.
-        pretrained: with ImageNet weights, from the local cache of the model hub or else downloaded.
+        pretrained: with ImageNet weights: from a file of the model's name in the checkpoints folder (as torchvision's
+            `resnet18-f37072fd.pth`), else from the local cache of the model hub, else downloaded.
     Returns:
         (module, channels): the module maps [B,3,H,W] to a list of [B,channels[i],h_i,w_i].
     Raises:
@@ -41,6 +47,9 @@ def build_encoder(model: str, pretrained: bool) -> tuple[nn.Module, tuple[int, .
 
 
 def _with_weights(timm: Any, model: str) -> nn.Module:
+    local = local_weights(model)
+    if local is not None:
+        return _from_file(timm.create_model(model, pretrained=False, features_only=True), model, local)
     hub_id = timm.models.get_pretrained_cfg(model).hf_hub_id
     cached = _cached_weights(hub_id)
     overlay = {"file": cached} if cached else {}
@@ -55,9 +64,40 @@ def _with_weights(timm: Any, model: str) -> nn.Module:
         else:
             return encoder
     raise CheckpointError(
-        f"ImageNet weights of {model} cannot be had ({reason}). Connect this machine to the network once, or train "
-        "without them: --no-pretrained (pretrained=False)."
+        f"ImageNet weights of {model} cannot be had ({reason}). Connect this machine to the network once, "
+        "put a file of the backbone's name into the checkpoints folder, or train without them: --no-pretrained "
+        "(pretrained=False)."
     )
+
+
+def local_weights(model: str, folder: Path | None = None) -> Path | None:
+    """A file with a backbone's ImageNet weights in the checkpoints folder, for machines without network; or None."""
+    folder = default_checkpoints_dir() if folder is None else folder
+    name = re.escape(model.partition(".")[0])
+    pattern = re.compile(rf"{name}([-_.].*)?\.(pth|pt|bin|safetensors)")
+    found = sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name)) if folder.is_dir() else []
+    return found[0] if found else None
+
+
+def _from_file(encoder: nn.Module, model: str, path: Path) -> nn.Module:
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = encoder.load_state_dict(state, strict=False).missing_keys
+    except Exception as error:  # truncated, unsafe, of other shapes: all mean "not these weights"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path} does not hold ImageNet weights of {model} ({reason}). Remove or replace it."
+        ) from None
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing:
+        raise CheckpointError(
+            f"{path} does not hold ImageNet weights of {model}: {len(missing)} are missing, the first {missing[0]}. "
+            "Remove or replace it."
+        )
+    return encoder
 
 
 def _cached_weights(hub_id: str) -> str | None:

@@ -1,0 +1,82 @@
+"""The README's commands run as they stand there; long ones with their work cut short, and nothing else changed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import succeed
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from test_docs import commands_of  # noqa: E402
+
+from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti  # noqa: E402
+from tiekd_cache.teachers.bts import BtsNetwork  # noqa: E402
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+CUT_SHORT = {
+    "demo": [
+        "--set",
+        "train.steps=2",
+        "--set",
+        "data.synthetic.train_frames=2",
+        "--set",
+        "data.synthetic.test_frames=1",
+    ],
+    "run": [
+        "--set",
+        "train.steps=2",
+        "--set",
+        "data.synthetic.train_frames=2",
+        "--set",
+        "data.synthetic.test_frames=1",
+    ],
+    "distill": ["--no-pretrained", "--steps", "1", "--batch-size", "1", "--crop", "64x96", "--decoder-width", "0.125"],
+    "evaluate": ["--limit-frames", "1"],
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data in data/kitti, BTS weights in checkpoints/ and the recipes."""
+    home = tmp_path_factory.mktemp("home")
+    write_synthetic_kitti(home / "data" / "kitti", train_frames=2, test_frames=1)
+    weights = home / "checkpoints" / "bts_eigen_v2_pytorch_densenet161" / "model"
+    weights.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    network = BtsNetwork("bts_densenet161")
+    torch.save({"model": {f"module.{key}": value for key, value in network.state_dict().items()}}, weights)
+    (home / "pipelines").symlink_to(ROOT / "pipelines")
+    return home
+
+
+def test_every_command_runs_in_order(home: Path) -> None:
+    commands = commands_of((ROOT / "README.md").read_text())
+    assert {words[0] for words in commands} >= {
+        "demo",
+        "precompute",
+        "distill",
+        "evaluate",
+        "doctor",
+        "info",
+        "verify",
+        "run",
+    }
+    for words in commands:
+        cut = CUT_SHORT.get(words[0], [])
+        succeed(*words, *cut, cwd=home, timeout=300)
+
+
+def test_the_python_example_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    monkeypatch.chdir(home)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["depth"].shape == (352, 1216)  # type: ignore[attr-defined]
+    assert names["bins"].num_bins == 257  # type: ignore[attr-defined]
