@@ -13,7 +13,7 @@ from tiekd_cache.run_folder import RunFolder, new_run_path, newest_run, write_te
 
 
 def test_settings_and_record_come_back(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "a", DistillConfig(), {"fingerprint": "f"})
+    RunFolder.unused(tmp_path / "a").create(DistillConfig(), {"fingerprint": "f"})
     folder = RunFolder.open(tmp_path / "a")
     assert folder.config() == DistillConfig()
     assert folder.run() == {"fingerprint": "f"}
@@ -23,7 +23,7 @@ def test_the_newest_run_is_found(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No run found"):
         newest_run(tmp_path)
     for i, name in enumerate("ab"):
-        RunFolder.create(tmp_path / name, DistillConfig(), {})
+        RunFolder.unused(tmp_path / name).create(DistillConfig(), {})
         os.utime(tmp_path / name / "config.toml", (100 - i, 100 - i))
     assert newest_run(tmp_path) == tmp_path / "a"
 
@@ -39,7 +39,7 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="--run"):
-        RunFolder.create(tmp_path / "file" / "run", DistillConfig(), {})
+        RunFolder.unused(tmp_path / "file" / "run").create(DistillConfig(), {})
 
 
 def test_a_text_is_replaced_whole(tmp_path: Path) -> None:

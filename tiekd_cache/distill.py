@@ -74,13 +74,13 @@ def distill(
     """
     started = time.monotonic()
     resume = resume and RunFolder(run_path).last_checkpoint.exists()
+    folder = RunFolder.open(run_path) if resume else RunFolder.unused(run_path)
     if resume:
-        folder = RunFolder.open(run_path)
         config = folder.config()
         _check_same_store(folder, store)
-    else:
-        folder = RunFolder.create(run_path, config, {**_run_record(source, store), **origin})
     parts = build_parts(config, source, store, device, initial_weights=not resume)
+    if not resume:  # only now, so that settings that cannot be built leave no folder behind
+        folder.create(config, {**_run_record(source, store), **origin})
     done = load_checkpoint(folder.last_checkpoint, parts) if resume else 0
     folder.cut_metrics(done)
     _train(config, parts, folder, device, done, progress)

@@ -16,7 +16,7 @@ from tiekd_cache.data.places import default_kitti_root
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
 from tiekd_cache.device import resolve_device
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.evaluate import Evaluation, evaluate, evaluate_predictor
+from tiekd_cache.evaluate import TEACHER_FIRST_ROW, Evaluation, evaluate, evaluate_predictor
 from tiekd_cache.precompute import precompute
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.recipe import Recipe
@@ -135,9 +135,11 @@ def _baselines(
     untrained = build_student_from(recipe.distill, pretrained=recipe.student.pretrained)
     untrained.to(resolve_device(recipe.device))
     mean = mean_depth(store)
+    constant = np.full_like(mean, mean[TEACHER_FIRST_ROW:].mean())
     return [
         ("student, untrained", evaluate(untrained, test, recipe.evaluate, store=store, progress=progress)),
-        ("mean of the responses", evaluate_predictor(lambda image: mean, test, recipe.evaluate, store=store)),
+        ("mean depth", evaluate_predictor(lambda image: constant, test, recipe.evaluate, store=store)),
+        ("mean depth of each pixel", evaluate_predictor(lambda image: mean, test, recipe.evaluate, store=store)),
     ]
 
 

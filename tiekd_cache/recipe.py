@@ -69,7 +69,8 @@ class Recipe:
     Attributes:
         out: folder of everything it makes.
         device: cpu, cuda, auto.
-        baselines: also evaluate the untrained student and the mean of the teacher's responses.
+        baselines: also evaluate the untrained student, the mean of the teacher's responses as one number, and their mean
+            at each pixel.
     """
 
     out: str

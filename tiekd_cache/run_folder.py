@@ -36,21 +36,26 @@ class RunFolder:
         self.pictures = path / "pictures.png"
 
     @classmethod
-    def create(cls, path: Path, config: DistillConfig, run: Mapping[str, Any]) -> RunFolder:
-        """A new run's folder; raises ConfigError where one with a checkpoint is there already."""
+    def unused(cls, path: Path) -> RunFolder:
+        """The folder of a run to come; raises ConfigError where one with a checkpoint is there already."""
         folder = cls(path)
         if folder.last_checkpoint.exists():
             raise ConfigError(
                 f"{path} holds a run already. Pass --resume to go on with it, or another --run for a new one."
             )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(folder.config_file, to_toml(config))
-            write_text(folder.run_file, json.dumps(run, indent=2) + "\n")
-            folder.metrics_file.unlink(missing_ok=True)
-        except OSError as error:
-            raise DataError(f"Cannot write the run folder {path}: {error.strerror}. Choose another --run.") from None
         return folder
+
+    def create(self, config: DistillConfig, run: Mapping[str, Any]) -> None:
+        """Make the folder, with the settings and the record of a new run; raises DataError where that fails."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.config_file, to_toml(config))
+            write_text(self.run_file, json.dumps(run, indent=2) + "\n")
+            self.metrics_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"Cannot write the run folder {self.path}: {error.strerror}. Choose another --run."
+            ) from None
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
