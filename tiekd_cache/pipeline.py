@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from tiekd_cache.config import to_mapping
-from tiekd_cache.data.frame import DepthMap
 from tiekd_cache.data.kitti import KittiFrames
 from tiekd_cache.data.places import default_kitti_root
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
@@ -70,18 +69,16 @@ def run_recipe(
     return PipelineReport(recipe.store_path, run_path, tuple(rows))
 
 
-def mean_depth(store: ResponseStore) -> DepthMap:
-    """[H,W] float32 metres: at each pixel the mean of all responses; the best guess without looking at the image."""
-    total: np.ndarray | None = None
-    count: np.ndarray | None = None
+def mean_depth(store: ResponseStore) -> float:
+    """The mean of all responses below the row cut, metres: the best guess of one number."""
+    total, count = 0.0, 0
     for frame_id in store:
-        depth = store[frame_id].astype(np.float64)
-        total = depth if total is None else total + depth
-        count = (depth > 0).astype(np.float64) if count is None else count + (depth > 0)
-    if total is None or count is None:
+        depth = store[frame_id][TEACHER_FIRST_ROW:]
+        total += float(depth.sum(dtype=np.float64))
+        count += int((depth > 0).sum())
+    if not count:
         raise ConfigError(f"The store {store.info.path} is empty: there is no mean of its responses.")
-    mean: DepthMap = (total / np.maximum(count, 1)).astype(np.float32)
-    return mean
+    return total / count
 
 
 def _open_data(recipe: Recipe, progress: ProgressFactory, note: Note) -> tuple[KittiFrames, KittiFrames]:
@@ -134,12 +131,10 @@ def _baselines(
 ) -> list[tuple[str, Evaluation]]:
     untrained = build_student_from(recipe.distill, pretrained=recipe.student.pretrained)
     untrained.to(resolve_device(recipe.device))
-    mean = mean_depth(store)
-    constant = np.full_like(mean, mean[TEACHER_FIRST_ROW:].mean())
+    constant = np.full(test.image_size, mean_depth(store), dtype=np.float32)
     return [
         ("student, untrained", evaluate(untrained, test, recipe.evaluate, store=store, progress=progress)),
         ("mean depth", evaluate_predictor(lambda image: constant, test, recipe.evaluate, store=store)),
-        ("mean depth of each pixel", evaluate_predictor(lambda image: mean, test, recipe.evaluate, store=store)),
     ]
 
 

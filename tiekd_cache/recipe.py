@@ -69,8 +69,7 @@ class Recipe:
     Attributes:
         out: folder of everything it makes.
         device: cpu, cuda, auto.
-        baselines: also evaluate the untrained student, the mean of the teacher's responses as one number, and their mean
-            at each pixel.
+        baselines: also evaluate the untrained student, and the mean of the teacher's responses as one number.
     """
 
     out: str
