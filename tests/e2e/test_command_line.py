@@ -96,7 +96,9 @@ def test_ctrl_c_and_sigkill_in_stage_one_keep_finished_shards(home: Path, tmp_pa
         done = tmp_path / "a.zarr" / "done"
         before = len(list(done.glob("*.json"))) if done.exists() else 0
         deadline = time.monotonic() + 90
-        while (len(list(done.glob("*.json"))) if done.exists() else 0) <= before and time.monotonic() < deadline:
+        while process.poll() is None and time.monotonic() < deadline:
+            if done.exists() and len(list(done.glob("*.json"))) > before:
+                break
             time.sleep(0.01)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
