@@ -147,3 +147,16 @@ def test_statistics_are_no_part_of_the_answers(home: Path) -> None:
         assert values("verify", cwd=home)["problems"] == []
     finally:
         file.write_bytes(whole)
+
+
+def test_a_damaged_store_is_reported_before_any_teacher_is_asked(home: Path) -> None:
+    file = home / "stores" / "lidar.zarr" / "residual" / "c" / "0" / "0" / "0"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole[: len(whole) // 2])
+        found = tiekd("verify", "--against-teacher", "1", cwd=home)
+    finally:
+        file.write_bytes(whole)
+    assert found.exit_code == 1
+    assert "Problem: " in found.stderr
+    assert "The teacher was not run" in found.stderr

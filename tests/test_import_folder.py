@@ -334,3 +334,32 @@ def test_another_name_scale_or_file_is_another_teacher(tmp_path: Path) -> None:
         import_folder(tmp_path / "maps", source, path, config)
         digests.add(open_store(path).info.schema.teacher["digest"])
     assert len(digests) == 3
+
+
+def test_ground_truth_that_cannot_be_read_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    class Damaged(MemoryFrames):
+        def lidar_depth(self, frame_id: str) -> DepthMap | None:
+            if frame_id == self.frame_ids[0]:
+                raise DataError("depth.png is truncated")
+            return super().lidar_depth(frame_id)
+
+    source = Damaged(2)
+    fill(tmp_path / "maps", source, "{index}.png")
+    notes: list[str] = []
+    report = bring_in(tmp_path, source, note=notes.append)
+    assert report.frames == 2
+    assert f"Ground truth of {source.frame_ids[0]} is not compared: depth.png is truncated" in notes
+
+
+@pytest.mark.shared
+def test_kittis_own_depth_maps_are_a_teacher_too(tmp_path: Path, shared_dir: Path) -> None:
+    source = KittiFrames.open(shared_dir / "kitti_sample")
+    config = replace(PNG, skip_missing=True, max_depth=120.0)
+    report = import_folder(shared_dir / "kitti_sample" / "depth", source, tmp_path / "a.zarr", config)
+    assert report.pattern == "{drive}/proj_depth/groundtruth/{camera}/{index}.png"
+    assert (report.frames, len(report.skipped), report.median_ratio) == (12, 1, 1.0)
+    store = open_store(tmp_path / "a.zarr")
+    for frame_id in store:
+        truth = source.lidar_depth(frame_id)
+        assert truth is not None
+        assert np.abs(store[frame_id] - truth).max() <= HALF_STEP_M

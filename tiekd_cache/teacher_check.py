@@ -133,7 +133,7 @@ def check_against_teacher(
         DataError: a chosen frame cannot be read.
     """
     schema = store.schema
-    _check_same(store, teacher, source)
+    check_same(store, teacher, source)
     places = np.random.default_rng(seed).choice(len(store), size=min(count, len(store)), replace=False)
     frame_ids = [store.frame_ids[place] for place in sorted(places)]
     clamp = schema.depth["clamp"]
@@ -167,7 +167,8 @@ def _compare(frame_id: str, stored: DepthMap, said: DepthMap) -> FrameDifference
     return FrameDifference(frame_id, worst, row, column, there, now)
 
 
-def _check_same(store: ResponseStore, teacher: Teacher, source: FrameSource) -> None:
+def check_same(store: ResponseStore, teacher: Teacher, source: FrameSource) -> None:
+    """Raise StoreError unless a teacher and data are those that a store was made with; says which fields differ."""
     schema = store.schema
     now = {
         "teacher.digest": (schema.teacher["digest"], teacher.digest),

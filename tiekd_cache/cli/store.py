@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tiekd_cache.cli.common import device_option, json_option, note, only_store, open_kitti, print_result
+from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import progress_bar
+
+if TYPE_CHECKING:
+    from tiekd_cache.teacher_check import TeacherCheck
 
 
 @click.command()
@@ -104,11 +109,12 @@ def verify(
     from tiekd_cache.store import verify_store
 
     path = store if store is not None else only_store()
+    compare = None if count is None else _prepare_teacher(path, weights, kitti, split, device)
     report = verify_store(path, repair=repair, progress=progress_bar)
     result = report.to_json()
     problems = list(report.problems)
-    if count is not None and report.whole and report.frames_checked:
-        result["teacher"] = _run_teacher_again(path, count, weights, kitti, split, seed, device)
+    if compare is not None and count is not None and report.whole and report.frames_checked:
+        result["teacher"] = compare(count, seed).to_json()
         problems += result["teacher"]["problems"]
     if as_json:
         click.echo(json.dumps(result, indent=2))
@@ -132,15 +138,23 @@ def verify(
     sys.exit(0 if report.whole and len(problems) == len(report.problems) else 1)
 
 
-def _run_teacher_again(
-    path: Path, count: int, weights: str | None, kitti: Path | None, split: str | None, seed: int, device: str
-) -> dict[str, Any]:
+def _prepare_teacher(
+    path: Path, weights: str | None, kitti: Path | None, split: str | None, device: str
+) -> Callable[[int, int], TeacherCheck] | None:
+    """What compares (count, seed) frames; every mistake of the user shows now, not after an hour of reading.
+
+    None where the store cannot be opened: `verify` will say why.
+    """
     from tiekd_cache.store import open_store
-    from tiekd_cache.teacher_check import check_against_teacher, teacher_to_run
+    from tiekd_cache.teacher_check import check_against_teacher, check_same, teacher_to_run
     from tiekd_cache.teachers import load_teacher
 
-    opened = open_store(path, allow_partial=True)
+    try:
+        opened = open_store(path, allow_partial=True)
+    except StoreError:
+        return None
     name, chosen = teacher_to_run(opened.schema, weights)
     source = open_kitti(kitti, split, "train", True)
     teacher = load_teacher(name, weights=chosen, device=device)
-    return check_against_teacher(opened, teacher, source, count, seed=seed).to_json()
+    check_same(opened, teacher, source)
+    return lambda count, seed: check_against_teacher(opened, teacher, source, count, seed=seed)

@@ -214,7 +214,11 @@ def _check_unit(
     places = np.linspace(0, len(known) - 1, min(COMPARED_FRAMES, len(known))).astype(int)
     agreement: list[FrameAgreement] = []
     for frame_id in [known[place] for place in places]:
-        gt_depth = source.lidar_depth(frame_id)
+        try:
+            gt_depth = source.lidar_depth(frame_id)
+        except DataError as unread:  # the others may do; the user is told
+            note(f"Ground truth of {frame_id} is not compared: {unread}")
+            continue
         # A wrong unit may lie anywhere, so the range is checked later.
         depth = files.read_unchecked(frame_id)
         found = None if gt_depth is None else frame_agreement(frame_id, depth, gt_depth, config.max_depth)
