@@ -85,6 +85,9 @@ def test_a_folder_of_the_release_becomes_a_store_in_one_command(home: Path) -> N
 def test_hdf5_there_and_back(home: Path) -> None:
     succeed("export-store", "--to", "hdf5", "--out", "out/lidar.h5", cwd=home)
     assert values("export-store", "--to", "hdf5", "--out", "out/lidar.h5", cwd=home)["written_now"] == 0
+    needless = tiekd("import", "out/lidar.h5", "--teacher", "mine", "--scale", "256", cwd=home)
+    assert needless.exit_code == 2
+    assert "leave --teacher, --scale out" in needless.stderr
     succeed("import", "out/lidar.h5", "--store", "back.zarr", cwd=home)
     first, second = (values("info", name, cwd=home) for name in ("stores/lidar.zarr", "back.zarr"))
     assert first["fingerprint"] == second["fingerprint"]

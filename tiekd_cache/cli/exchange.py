@@ -13,7 +13,11 @@ from tiekd_cache.cli.common import data_options, json_option, note, only_store, 
 @click.command("import")
 @click.argument("files", type=click.Path(path_type=Path), metavar="FOLDER|FILE.h5")
 @click.option("--teacher", help="Name of the teacher that made the files; an HDF5 file says it itself.")
-@click.option("--store", type=click.Path(path_type=Path), help="Where to write.  [default: stores/TEACHER.zarr]")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    help="Where to write.  [default: stores/TEACHER.zarr, or stores/FILE.zarr]",
+)
 @data_options
 @click.option(
     "--scale",
@@ -72,6 +76,10 @@ def import_files(
     from tiekd_cache.transfer import ImportConfig, Scale, import_folder, import_hdf5
 
     if files.suffix.lower() in (".h5", ".hdf5"):
+        said = {"--teacher": teacher, "--scale": scale, "--pattern": pattern, "--key": key, "--clip": clip}
+        needless = [name for name, value in said.items() if value]
+        if needless:
+            raise click.UsageError(f"{files} says all of itself: leave {', '.join(needless)} out.")
         path = store if store is not None else Path("stores") / f"{files.stem}.zarr"
         report = import_hdf5(files, path, note=note)
     else:
