@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from tiekd_cache.cli.bench import bench
 from tiekd_cache.cli.common import ErrorsInOneLine
 from tiekd_cache.cli.demo import demo
 from tiekd_cache.cli.distill import distill
@@ -33,5 +34,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, precompute, distill, evaluate, info, verify, import_files, export_store, run, doctor):
+for _command in (demo, precompute, distill, evaluate, info, verify, import_files, export_store, run, doctor, bench):
     main.add_command(_command)
