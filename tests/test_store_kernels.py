@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from numcodecs import Blosc
 
 from tiekd_cache.errors import RangeError
 from tiekd_cache.store import chunks
+from tiekd_cache.store import kernels as kernels_module
 from tiekd_cache.store.chunks import decode_chunk, encode_chunk, with_crc
 from tiekd_cache.store.codec import MISSING_CODE, dequantise, lorenzo_encode, quantise
 from tiekd_cache.store.kernels import CompiledKernels, NumpyKernels, kernels
@@ -119,6 +122,7 @@ def test_encoding_is_numpys_to_the_bit_and_refuses_the_same(depth: npt.NDArray[n
 def test_our_chunks_are_blosc_to_blosc(codes: Codes, block_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "BLOSC_BLOCK_BYTES", block_bytes)
+        patch.setattr(chunks, "_SMALLEST", 128)  # below, Blosc itself does not compress
         chunk = encode_chunk(codes)
     assert np.array_equal(np.frombuffer(Blosc().decode(chunk[:-4]), np.uint16), codes.reshape(-1))
     decoded = np.zeros_like(codes)
@@ -176,12 +180,33 @@ def test_numba_is_used_where_it_can_be() -> None:
     assert kernels() is kernels()
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_waits_until_no_thread_is_loading() -> None:
+    held = threading.Event()
+
+    def load_slowly() -> None:
+        with kernels_module._loading:
+            held.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=load_slowly)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if not pid:  # the child must find the lock free: no thread of its own would ever release it
+        os._exit(0 if kernels_module._loading.acquire(blocking=False) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    thread.join()
+
+
 READ_ONE = """
 import sys
 {before}
 import numpy as np
 from tiekd_cache.errors import RangeError
 from tiekd_cache.store import chunks
+from tiekd_cache.store import kernels as kernels_module
 from tiekd_cache.store.chunks import decode_chunk, encode_chunk, with_crc
 from tiekd_cache.store.codec import lorenzo_encode
 from tiekd_cache.store.kernels import kernels

@@ -32,8 +32,8 @@ _OUR_HEADER = bytes([2, 1, 0b1001_0100, 2])
 _PLAIN_FLAGS = bytes([0b1001_0000])
 _THREAD = threading.local()
 _ZSTD = Zstd(level=1)
-_SMALLEST = 128
-"""Bytes below which Blosc does not compress at all."""
+_SMALLEST = 32 * 1024
+"""Bytes of a map below which frames of their own for some bit planes cost more than they save."""
 
 Index = npt.NDArray[np.uint64]
 """[shard_frames,2]: offset and length in bytes of each chunk of a shard."""
