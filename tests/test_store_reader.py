@@ -314,9 +314,12 @@ def test_a_million_frames_open_in_two_seconds_and_read_in_constant_time(tmp_path
     writer.write_shard(last, depth)
     for shard in range(last):  # opening must not read records: that would be 15,625 files
         (tmp_path / "big.zarr" / "done" / f"{shard:05d}.json").write_bytes(b"")
-    started = time.perf_counter()
-    store = open_store(tmp_path / "big.zarr")
-    assert time.perf_counter() - started < 2
+    seconds = []
+    for _ in range(3):  # the best of three: other processes' load is no property of the store
+        started = time.perf_counter()
+        store = open_store(tmp_path / "big.zarr")
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 2
     assert len(store) == count
     assert np.abs(store[frame_ids[-1]] - depth[-1]).max() <= HALF_STEP
     started = time.perf_counter()
