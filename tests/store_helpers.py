@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tiekd_cache.store import StoreSchema, StoreWriter, open_store
+from tiekd_cache.store.kernels import kernels
 
 Depth = npt.NDArray[np.float32]
 
@@ -160,6 +161,7 @@ def write_killed_at_random(path: Path, kills: int, seed: int) -> None:
     def write() -> None:
         write_all(StoreWriter.open(path, build_schema(frame_ids), frame_ids, shard_frames=2), depth)
 
+    kernels()  # loaded here once: else most kills would hit children that are still loading numba
     started = time.perf_counter()
     os.waitpid(in_child(write), 0)
     duration = time.perf_counter() - started

@@ -16,8 +16,8 @@ LAYERS = [
     {"errors", "version", "config", "progress", "interrupt"},
     {"dpm", "metrics", "device", "timm_compat"},
     {"data", "store", "losses", "students", "teachers"},
-    {"doctor", "pictures", "dataset", "precompute", "distill_config"},
-    {"run_folder", "training_parts", "evaluate", "recipe"},
+    {"doctor", "pictures", "dataset", "precompute", "distill_config", "agreement", "statistics", "filling"},
+    {"run_folder", "training_parts", "evaluate", "recipe", "transfer", "teacher_check", "bench"},
     {"checkpoint", "distill", "stages", "pipeline"},
     {"cli"},
 ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -311,12 +314,57 @@ def test_a_million_frames_open_in_two_seconds_and_read_in_constant_time(tmp_path
     writer.write_shard(last, depth)
     for shard in range(last):  # opening must not read records: that would be 15,625 files
         (tmp_path / "big.zarr" / "done" / f"{shard:05d}.json").write_bytes(b"")
-    started = time.perf_counter()
-    store = open_store(tmp_path / "big.zarr")
-    assert time.perf_counter() - started < 2
+    seconds = []
+    for _ in range(3):  # the best of three: other processes' load is no property of the store
+        started = time.perf_counter()
+        store = open_store(tmp_path / "big.zarr")
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 2
     assert len(store) == count
     assert np.abs(store[frame_ids[-1]] - depth[-1]).max() <= HALF_STEP
     started = time.perf_counter()
     for frame_id in writer.frames_of(last):
         assert store[frame_id].shape == NATIVE_SIZE
     assert (time.perf_counter() - started) / len(depth) < 0.005
+    code = (
+        "import resource, sys; from tiekd_cache.store import open_store; store = open_store(sys.argv[1]);"
+        " store[sys.argv[2]]; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "big.zarr", frame_ids[-1]],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert int(found.stdout) < 1e9 / 1024, "kilobytes of a process that does nothing but open it and read a frame"
+
+
+def test_opening_and_reading_touch_as_many_files_whatever_the_number_of_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touched: list[str] = []
+    real_read, real_open = Path.read_bytes, os.open
+    for count in (3, 150):
+        path = tmp_path / f"{count}.zarr"
+        make_store(path, count, shard_frames=1)
+
+        def read_bytes(file: Path, root: Path = path) -> bytes:
+            touched.append(str(file.relative_to(root)))
+            return real_read(file)
+
+        def open_file(file: Any, *arguments: Any, root: Path = path, **options: Any) -> int:
+            touched.extend([str(Path(file).relative_to(root))] if str(file).startswith(str(root)) else [])
+            return real_open(file, *arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", read_bytes)
+            patch.setattr(os, "open", open_file)
+            store = open_store(path)
+            assert set(touched) == {"zarr.json", "frame_id/c/0"}
+            touched.clear()
+            assert store[frame_list(count)[2]].shape == NATIVE_SIZE
+            assert touched == ["done/00002.json", "residual/c/2/0/0"]
+            touched.clear()
+            assert store[frame_list(count)[2]].shape == NATIVE_SIZE
+            assert touched == [], "index, record and file stay open"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,31 @@ def test_progress_counts_frames(path: Path) -> None:
 
     verify_store(path, progress=bar)
     assert seen == [(10, "verify", "frame"), 4, 4, 2]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_threads_find_the_same(path: Path, threads: int) -> None:
+    flip(path / "residual" / "c" / "0" / "0" / "0")
+    (path / "digest" / "c" / "1").write_bytes(b"")
+    (path / "done" / "00002.json").write_bytes(b"{}")
+    report = verify_store(path, threads=threads)
+    assert [shard for shard in range(3) for line in report.problems if f"/{shard}" in line.split(": ")[0]]
+    assert report == verify_store(path, threads=3)
+    assert report.frames_checked == 0
+    assert verify_store(path, threads=threads, repair=True).whole
+    refill(path)
+    assert_whole(path)
+
+
+def test_an_error_in_the_middle_ends_the_threads(path: Path) -> None:
+    class Bar:
+        def update(self, n: int, /) -> None:
+            raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        verify_store(path, progress=lambda *_: contextlib.nullcontext(Bar()), threads=2)
+    assert threading.active_count() == before
 
 
 def test_what_is_no_store_or_a_newer_one_is_an_error(path: Path, tmp_path: Path) -> None:

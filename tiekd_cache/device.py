@@ -44,3 +44,8 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def describe_device(device: torch.device) -> str:
+    """A device in words that go into a store's attributes: `cpu`, or `cuda (NVIDIA H200)`."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

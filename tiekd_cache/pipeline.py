@@ -56,6 +56,8 @@ def run_recipe(
     teacher = load_teacher(recipe.teacher.name, weights=recipe.teacher.weights, device=recipe.device)
     made = precompute(teacher, train, recipe.store_path, recipe.precompute, progress=progress, note=note)
     note(f"Store: {recipe.store_path}, {made.frames} responses ({made.made} made now)")
+    if made.warning is not None:
+        note(f"Warning: {made.warning}")
     for frame_id, reason in made.skipped:
         note(f"No response to {frame_id}: {reason}")
     del teacher

@@ -16,8 +16,11 @@ import numpy as np
 import torch
 
 from tiekd_cache.data.frame import DepthMap, Frame, FrameSource
+from tiekd_cache.device import describe_device
 from tiekd_cache.errors import DataError, RangeError
+from tiekd_cache.filling import fill_store, frames_to_make
 from tiekd_cache.progress import ProgressFactory, progress_bar
+from tiekd_cache.statistics import ShardStatistics, read_statistics, shard_statistics
 from tiekd_cache.store import StoreSchema, StoreWriter, open_store
 from tiekd_cache.teachers import Teacher
 from tiekd_cache.teachers.base import Resize, TeacherDepth
@@ -58,6 +61,7 @@ class PrecomputeReport:
         made: of these, how many this run computed.
         skipped: (frame_id, reason) of frames that the teacher cannot answer.
         seconds: wall time.
+        warning: one line where the responses disagree with ground truth as a wrong unit would.
     """
 
     store: Path
@@ -65,6 +69,7 @@ class PrecomputeReport:
     made: int
     skipped: tuple[tuple[str, str], ...]
     seconds: float
+    warning: str | None = None
 
 
 def precompute(
@@ -94,27 +99,17 @@ def precompute(
         raise DataError(f"Teacher {teacher.name} can answer none of the {len(skipped)} frames: {skipped[0][1]}.")
     schema = build_schema(teacher, source, answerable, skipped, config)
     writer = StoreWriter.open(store_path, schema, answerable, shard_frames=config.shard_frames)
-    todo = writer.todo()
-    missing = sum(len(writer.frames_of(shard)) for shard in todo)
-    made = 0
+    missing = frames_to_make(writer)
     with progress(len(answerable), f"precompute {teacher.name}", "frame", len(answerable) - missing) as bar:
-        while todo:
-            busy = 0
-            for shard in todo:
-                with writer.claim(shard) as mine:
-                    if not mine:
-                        busy += 1
-                        continue
-                    frame_ids = writer.frames_of(shard)
-                    writer.write_shard(shard, answer_frames(teacher, source, frame_ids, config, bar.update))
-                    made += len(frame_ids)
-            todo = writer.todo()
-            if todo and busy == len(todo):
-                note(f"{len(todo)} shards are being made by another process: waiting for it (Ctrl-C is safe).")
-                _wait_for_others(writer, len(todo))
-                todo = writer.todo()
+
+        def answer_shard(shard: int, frame_ids: Sequence[str]) -> tuple[DepthMap, ShardStatistics]:
+            depth = answer_frames(teacher, source, frame_ids, config, bar.update)
+            return depth, shard_statistics(schema, shard, frame_ids, depth, source)
+
+        made = fill_store(writer, answer_shard, note)
     frames = len(open_store(store_path))
-    return PrecomputeReport(store_path, frames, made, tuple(skipped), time.monotonic() - started)
+    warning = read_statistics(store_path).unit_warning(schema.teacher)
+    return PrecomputeReport(store_path, frames, made, tuple(skipped), time.monotonic() - started, warning)
 
 
 def split_answerable(teacher: Teacher, source: FrameSource) -> tuple[list[str], list[tuple[str, str]]]:
@@ -177,6 +172,7 @@ def build_schema(
         dataset={"name": source.name, "split": source.split},
         frame_ids=frame_ids,
         skipped=skipped,
+        created_by={"torch": torch.__version__, "device": describe_device(teacher.device)},
     )
 
 
@@ -241,16 +237,6 @@ def _read_ahead(teacher: Teacher, source: FrameSource, batches: Sequence[Sequenc
             current, ahead = ahead, pool.submit(load, following)
             yield current.result()
         yield ahead.result()
-
-
-def _wait_for_others(writer: StoreWriter, num_todo: int) -> None:
-    """Returns when a shard was finished or given up by the process that had claimed it."""
-    while len(todo := writer.todo()) == num_todo:
-        for shard in todo:
-            with writer.claim(shard) as free:
-                if free:
-                    return
-        time.sleep(0.5)
 
 
 def _resize_json(resize: Resize) -> dict[str, object]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import click
 
+from tiekd_cache.cli.bench import bench
 from tiekd_cache.cli.common import ErrorsInOneLine
 from tiekd_cache.cli.demo import demo
 from tiekd_cache.cli.distill import distill
 from tiekd_cache.cli.doctor import doctor
 from tiekd_cache.cli.evaluate import evaluate
+from tiekd_cache.cli.exchange import export_store, import_files
 from tiekd_cache.cli.precompute import precompute
 from tiekd_cache.cli.run import run
 from tiekd_cache.cli.store import info, verify
@@ -32,5 +34,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, precompute, distill, evaluate, info, verify, run, doctor):
+for _command in (demo, precompute, distill, evaluate, info, verify, import_files, export_store, run, doctor, bench):
     main.add_command(_command)

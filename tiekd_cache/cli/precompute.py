@@ -88,4 +88,6 @@ def precompute(
         },
         as_json,
     )
+    if report.warning is not None:
+        note(f"Warning: {report.warning}")
     note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}")

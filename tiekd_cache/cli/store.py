@@ -4,70 +4,157 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiekd_cache.cli.common import json_option, note, only_store, print_result
+from tiekd_cache.cli.common import device_option, json_option, note, only_store, open_kitti, print_result
+from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import progress_bar
+
+if TYPE_CHECKING:
+    from tiekd_cache.teacher_check import TeacherCheck
 
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path), required=False)
 @json_option
 def info(store: Path | None, as_json: bool) -> None:
-    """What a store holds, who made it, and from what.
+    """What a store holds, who made it and from what, and whether its depths agree with ground truth.
 
     \b
     Example:
       tiekd-cache info stores/bts.zarr
     """
+    from tiekd_cache.statistics import read_statistics
     from tiekd_cache.store import open_store
 
-    opened = open_store(store if store is not None else only_store(), allow_partial=True)
+    path = store if store is not None else only_store()
+    opened = open_store(path, allow_partial=True)
+    statistics = read_statistics(path)
     facts = opened.info.to_json()
+    unit = statistics.unit_warning(opened.info.schema.teacher)
+    facts["warning"] = "; ".join(text for text in (facts["warning"], unit) if text) or None
+    facts["statistics"] = statistics.to_json()
     if as_json:
         click.echo(json.dumps(facts, indent=2))
-        return
-    print_result({name: value for name, value in facts.items() if name != "skipped"}, as_json=False)
-    for frame in opened.info.schema.dataset.get("skipped", []):
+    else:
+        _print_info(facts)
+    for line in statistics.notes:
+        note(f"Note: {line}")
+    if facts["warning"]:
+        note(f"Warning: {facts['warning']}")
+
+
+def _print_info(facts: dict[str, Any]) -> None:
+    apart = ("skipped", "statistics")
+    print_result({name: value for name, value in facts.items() if name not in apart}, as_json=False)
+    found = facts["statistics"]
+    if found is not None:
+        truth = found["ground_truth"]
+        compared = "nothing compared"
+        if truth["frames"]:
+            compared = f"{truth['frames']} frames, abs_rel {truth['abs_rel']}, median ratio {truth['median_ratio']}"
+        click.echo(f"missing pixels  {found['missing_share']:.2%}")
+        click.echo(f"ground truth    {compared}")
+        click.echo(f"depth           {found['nearest_m']} .. {found['farthest_m']} m, of the pixels that have any:")
+        shares = list(found["histogram"].items())
+        while shares and not shares[-1][1]:
+            shares.pop()
+        for name, share in shares:
+            click.echo(f"  {name:>9}  {share:7.2%}  {'#' * round(60 * share)}".rstrip())
+        for line in truth["unreadable"]:
+            click.echo(f"ground truth not compared: {line}")
+    for frame in facts["skipped"]:
         click.echo(f"no response to {frame['frame_id']}: {frame['reason']}")
 
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path), required=False)
 @click.option("--repair", is_flag=True, help="Drop what is wrong, so that the next precompute makes only that again.")
+@click.option(
+    "--against-teacher",
+    "count",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Also run the teacher again on N random frames and compare.",
+)
+@click.option("--weights", metavar="FILE|random:SEED", help="The teacher's weights.  [default: as for precompute]")
+@click.option("--kitti", type=click.Path(path_type=Path), help="The data.  [default: $TIEKD_KITTI or data/kitti]")
+@click.option("--split", metavar="FILE|all", help="Split file that the store was made with.  [default: as precompute]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the N frames.")
+@device_option
 @json_option
-def verify(store: Path | None, repair: bool, as_json: bool) -> None:
+def verify(
+    store: Path | None,
+    repair: bool,
+    count: int | None,
+    weights: str | None,
+    kitti: Path | None,
+    split: str | None,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
     """Read everything in a store and compare it with its digests. Exits with 1 where something is wrong.
 
     \b
     Examples:
       tiekd-cache verify stores/bts.zarr
       tiekd-cache verify stores/bts.zarr --repair
+      tiekd-cache verify stores/bts.zarr --against-teacher 8
     """
     from tiekd_cache.store import verify_store
 
     path = store if store is not None else only_store()
+    compare = None if count is None else _prepare_teacher(path, weights, kitti, split, device)
     report = verify_store(path, repair=repair, progress=progress_bar)
+    result = report.to_json()
+    problems = list(report.problems)
+    if compare is not None and count is not None and report.whole and report.frames_checked:
+        result["teacher"] = compare(count, seed).to_json()
+        problems += result["teacher"]["problems"]
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2))
+        click.echo(json.dumps(result, indent=2))
     else:
-        print_result(
-            {
-                "store": str(path),
-                "frames": report.num_frames,
-                "frames_whole": report.frames_checked,
-                "problems": len(report.problems),
-            },
-            as_json=False,
-        )
+        shown = {"store": str(path), "frames": report.num_frames, "frames_whole": report.frames_checked}
+        if "teacher" in result:
+            shown["frames_asked_again"] = result["teacher"]["frames"]
+            shown["worst"] = {name: result["teacher"]["worst"][name] for name in ("frame_id", "difference")}
+            shown["tolerance_m"] = result["teacher"]["tolerance"]
+        print_result({**shown, "problems": len(problems)}, as_json=False)
     for line in report.notes:
         note(f"Note: {line}")
-    for problem in report.problems:
+    for problem in problems:
         note(f"Problem: {problem}")
     if report.repaired:
         note("What is wrong was dropped. Run the same `tiekd-cache precompute` again to make it anew.")
     elif report.problems and not repair:
         note("Pass --repair to drop what is wrong, then run the same `tiekd-cache precompute` again.")
-    sys.exit(0 if report.whole else 1)
+    if count is not None and "teacher" not in result:
+        note("The teacher was not run: first the store must be whole, and hold some frames.")
+    sys.exit(0 if report.whole and len(problems) == len(report.problems) else 1)
+
+
+def _prepare_teacher(
+    path: Path, weights: str | None, kitti: Path | None, split: str | None, device: str
+) -> Callable[[int, int], TeacherCheck] | None:
+    """What compares (count, seed) frames; every mistake of the user shows now, not after an hour of reading.
+
+    None where the store cannot be opened: `verify` will say why.
+    """
+    from tiekd_cache.store import open_store
+    from tiekd_cache.teacher_check import check_against_teacher, check_same, teacher_to_run
+    from tiekd_cache.teachers import load_teacher
+
+    try:
+        opened = open_store(path, allow_partial=True)
+    except StoreError:
+        return None
+    name, chosen = teacher_to_run(opened.schema, weights)
+    source = open_kitti(kitti, split, "train", True)
+    teacher = load_teacher(name, weights=chosen, device=device)
+    check_same(opened, teacher, source)
+    return lambda count, seed: check_against_teacher(opened, teacher, source, count, seed=seed)

@@ -129,6 +129,10 @@ class KittiFrames:
         shifted = shift_intrinsics(self._full_intrinsics(files, height, width), top, left)
         return Frame(frame_id, kb_crop(image), shifted, gt_depth)
 
+    def full_size(self, frame_id: str) -> tuple[int, int]:
+        """(height, width) in pixels of the frame's whole image, before the crop; raises DataError as `load`."""
+        return image_size(self._files(frame_id).image)
+
     def lidar_depth(self, frame_id: str) -> DepthMap | None:
         """[352,1216] float32 metres, 0 = none: from the depth PNG, else from the LiDAR scan; None without both.
 

@@ -2,7 +2,8 @@
 
     depth [h,w] m --quantise--> code [h,w] uint16 --lorenzo_encode--> residual [h,w] uint16 --> compressor
 
-Every function is plain numpy, exact in wrapping 16-bit arithmetic, and its inverse stands beside it.
+Every function is plain numpy, exact in wrapping 16-bit arithmetic, and its inverse stands beside it. Reading a frame
+runs the compiled form of two of them, see `kernels.py`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,12 @@ def check_range(step: float, min_depth: float, max_depth: float) -> None:
         )
 
 
+def check_map(depth: Depth) -> None:
+    """Raise ShapeError unless this is a float32 array of two or more dimensions that is not empty."""
+    if depth.dtype != np.float32 or depth.ndim < 2 or depth.size == 0:
+        raise ShapeError(f"Depth must be float32 [...,h,w] and not empty, not {depth.dtype} {list(depth.shape)}")
+
+
 def find_invalid(depth: Depth, min_depth: float, max_depth: float) -> tuple[tuple[int, ...], str] | None:
     """The first value that cannot be stored, as (its index, what is wrong with it in words); None where all can."""
     bad = ~((depth == 0) | ((depth >= min_depth) & (depth <= max_depth)))
@@ -81,8 +88,7 @@ def quantise(depth: Depth, step: float, min_depth: float, max_depth: float) -> C
         ShapeError: depth is no float32 array of two or more dimensions, or is empty.
         RangeError: a value is NaN, infinite, negative or outside the limits, or the limits make no sense.
     """
-    if depth.dtype != np.float32 or depth.ndim < 2 or depth.size == 0:
-        raise ShapeError(f"Depth must be float32 [...,h,w] and not empty, not {depth.dtype} {list(depth.shape)}")
+    check_map(depth)
     check_range(step, min_depth, max_depth)
     scale = np.float32(1.0 / step)
     if depth.min() >= min_depth and depth.max() <= max_depth:  # false where there is a NaN
@@ -97,7 +103,7 @@ def quantise(depth: Depth, step: float, min_depth: float, max_depth: float) -> C
     return codes
 
 
-def dequantise(codes: Codes, step: float, min_depth: float) -> Depth:
+def dequantise(codes: Codes, step: float, min_depth: float, out: Depth | None = None) -> Depth:
     """Metres of each code: max(code * step, min_depth), and 0.0 where the code says missing.
 
     A response at the minimum may have code 0; the maximum keeps it from being mistaken for a missing pixel, and
@@ -107,10 +113,11 @@ def dequantise(codes: Codes, step: float, min_depth: float) -> Depth:
         codes: [...,h,w] uint16.
         step: metres.
         min_depth: metres.
+        out: [...,h,w] float32 to fill; a new array where None.
     Returns:
         [...,h,w] float32, metres; 0 = missing.
     """
-    depth = np.multiply(codes, np.float32(step), dtype=np.float32)
+    depth = np.multiply(codes, np.float32(step), out=out, dtype=np.float32)
     if codes.size and float(codes.min()) * step < min_depth:
         np.maximum(depth, np.float32(min_depth), out=depth)
     if codes.size and codes.max() == MISSING_CODE:
@@ -153,8 +160,9 @@ def lorenzo_decode(residual: Codes) -> Codes:
 def lorenzo_decode_inplace(residual: Codes) -> None:
     """Turn one frame's residual into its codes: the inverse zigzag, then running sums along rows and down columns.
 
-    Reading a frame spends its time here. Hence in place (fresh pages cost more than the sums), in blocks of rows that
-    stay in the cache, and down the columns by adding whole rows: a third of what `np.add.accumulate` takes there.
+    The definition of what `kernels.py` compiles, and its stand-in. In place (fresh pages cost more than the sums), in
+    blocks of rows that stay in the cache, and down the columns by adding whole rows: a third of what
+    `np.add.accumulate` takes there.
 
     Args:
         residual: [h,w] uint16, contiguous; overwritten with the codes.

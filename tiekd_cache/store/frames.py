@@ -1,4 +1,4 @@
-"""Two ways to a frame's codes: our own over local files, and zarr-python's; both give the same integers."""
+"""Two ways to a frame's residual: our own over local files, and zarr-python's; both give the same integers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Any, Protocol
 
 from tiekd_cache.store.chunks import Damage, Index
-from tiekd_cache.store.codec import Codes, lorenzo_decode_inplace
+from tiekd_cache.store.codec import Codes
 from tiekd_cache.store.layout import Layout
 from tiekd_cache.store.shard_file import ShardFile
 
@@ -16,10 +16,10 @@ MAX_OPEN_SHARDS = 128
 
 
 class FrameReader(Protocol):
-    """What gives the codes of a frame, in one process."""
+    """What gives the residual of a frame, in one process."""
 
-    def codes(self, shard: int, place: int, out: Codes) -> None:
-        """Fill `out` [h,w] uint16 with the codes at a place in a shard; raises Damage where they are not whole."""
+    def residual(self, shard: int, place: int, out: Codes) -> None:
+        """Fill `out` [h,w] uint16 with the residual at a place in a shard; raises Damage where it is not whole."""
 
 
 class LocalFrames:
@@ -31,9 +31,9 @@ class LocalFrames:
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def codes(self, shard: int, place: int, out: Codes) -> None:
+    def residual(self, shard: int, place: int, out: Codes) -> None:
         """See FrameReader."""
-        self._shard(shard).codes(place, out)
+        self._shard(shard).residual(place, out)
 
     def _shard(self, shard: int) -> ShardFile:
         with self._lock:
@@ -59,7 +59,7 @@ class ZarrFrames:
         self._layout = layout
         self._residual: Any = zarr.open_group(layout.path, mode="r", zarr_format=3)["residual"]
 
-    def codes(self, shard: int, place: int, out: Codes) -> None:
+    def residual(self, shard: int, place: int, out: Codes) -> None:
         """See FrameReader."""
         if not self._layout.shard_file(shard).is_file():
             raise Damage("file of the shard is missing")  # zarr-python would read zeros
@@ -67,4 +67,3 @@ class ZarrFrames:
             out[...] = self._residual[shard * self._layout.shard_frames + place]
         except (ValueError, RuntimeError, OSError, IndexError) as error:
             raise Damage(f"zarr-python cannot read it ({error})") from error
-        lorenzo_decode_inplace(out)

@@ -15,11 +15,13 @@ from typing import Literal
 import numpy as np
 
 from tiekd_cache.errors import FrameNotFoundError, StoreError
+from tiekd_cache.store.batches import read_batch
 from tiekd_cache.store.catalogue import Catalogue, damaged, local_path, open_catalogue
 from tiekd_cache.store.chunks import Damage
-from tiekd_cache.store.codec import Codes, Depth, dequantise, frame_digest
+from tiekd_cache.store.codec import Codes, Depth, frame_digest
 from tiekd_cache.store.frames import FrameReader, LocalFrames, ZarrFrames
 from tiekd_cache.store.info import StoreInfo
+from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema
 
@@ -70,14 +72,32 @@ class ResponseStore:
             FrameNotFoundError: the store has no response to this frame.
             StoreError: what is in the files is not what was written.
         """
-        depth = self.native(frame_id)
-        resize = self.schema.depth["resize"]
-        return depth if resize is None else resize_bilinear(depth, self.schema.image_size, resize["align_corners"])
+        position = self._locate(frame_id)
+        depth = np.empty(self.schema.image_size, np.float32)
+        self._read_into(position, depth)
+        return depth
+
+    def read(self, frame_ids: Sequence[str], *, threads: int = 1) -> Depth:
+        """[n,H,W] float32: `store[frame_id]` of each, in the order given, read in the order in which they are stored.
+
+        Args:
+            frame_ids: any number, repeats allowed.
+            threads: that read side by side.
+        Raises:
+            FrameNotFoundError: the store has no response to one of the frames; nothing is read then.
+            StoreError: what is in the files is not what was written.
+        """
+        positions = [self._locate(frame_id) for frame_id in frame_ids]
+        depth = np.empty((len(positions), *self.schema.image_size), np.float32)
+        read_batch(self._read_into, positions, depth, threads=threads)
+        return depth
 
     def native(self, frame_id: str) -> Depth:
         """[h,w] float32, metres at the teacher's own resolution, 0 = missing; raises as `store[frame_id]`."""
-        schema = self.schema
-        return dequantise(self._codes(frame_id), schema.step, schema.min_depth)
+        position = self._locate(frame_id)
+        depth = np.empty(self.schema.native_size, np.float32)
+        self._native_into(position, depth)
+        return depth
 
     def __len__(self) -> int:
         return len(self.frame_ids)
@@ -126,32 +146,55 @@ class ResponseStore:
             self._catalogue = catalogue
         return self._catalogue
 
-    def _codes(self, frame_id: str) -> Codes:
-        """The frame's integers, compared with their digest; valid until this thread reads the next frame."""
+    def _locate(self, frame_id: str) -> int:
+        """The frame's position; raises FrameNotFoundError where it has no response."""
         catalogue = self._open()
         position = catalogue.position(frame_id)
         if position is None or not catalogue.is_done(position):
             raise _not_found(catalogue, frame_id, position)
-        process = self._process
-        if process is None or process.pid != os.getpid():  # a forked child shares no file and no lock
-            process = self._process = _Process(catalogue, self._reader)
+        return position
+
+    def _read_into(self, position: int, depth: Depth) -> None:
+        """Fill depth [H,W] with the frame at a position, at image size; junk where this raises."""
+        resize = self.schema.depth["resize"]
+        if resize is None:
+            self._native_into(position, depth)
+            return
+        native = self._opened().depth_buffer()
+        self._native_into(position, native)
+        resize_bilinear(native, self.schema.image_size, resize["align_corners"], out=depth)
+
+    def _native_into(self, position: int, depth: Depth) -> None:
+        """Fill depth [h,w] with the frame at a position, its integers compared with their digest."""
+        catalogue, process = self._open(), self._opened()
         shard, place = catalogue.shard_of(position)
         try:
             digest = process.digests(shard)[place]
         except Damage as damage:
+            frame_id = catalogue.frame_ids[position]
             raise damaged(self._path, catalogue.layout.record_file(shard), damage, frame_id) from damage
         try:
-            codes = process.buffer(catalogue.layout.native_size)
-            process.frames.codes(shard, place, codes)
+            codes = process.codes_buffer()
+            process.frames.residual(shard, place, codes)
+            kernels().decode(codes, depth, catalogue.schema.step, catalogue.schema.min_depth)
             if frame_digest(codes) != digest:
                 raise Damage("the response does not have the digest in its done-record")
         except Damage as damage:
+            frame_id = catalogue.frame_ids[position]
             raise damaged(self._path, catalogue.layout.shard_file(shard), damage, frame_id) from damage
-        return codes
+
+    def _opened(self) -> _Process:
+        process = self._process
+        if process is None or process.pid != os.getpid():  # a forked child shares no file and no lock
+            process = self._process = _Process(self._open(), self._reader)
+        return process
 
 
 class _Process:
-    """What a process keeps open of a store, and one buffer for each of its threads."""
+    """What a process keeps open of a store, and the buffers of each of its threads.
+
+    The buffers are overwritten by the thread's next frame: fresh memory for each would cost as much as decoding it.
+    """
 
     def __init__(self, catalogue: Catalogue, reader: ReaderName) -> None:
         self.pid = os.getpid()
@@ -167,11 +210,17 @@ class _Process:
             found = self._digests[shard] = self._catalogue.record(shard).digests
         return found
 
-    def buffer(self, size: tuple[int, int]) -> Codes:
-        """This thread's buffer: fresh memory for each frame would cost as much as decoding it."""
-        if not hasattr(self._thread, "buffer"):
-            self._thread.buffer = np.empty(size, np.uint16)
-        return self._thread.buffer  # type: ignore[no-any-return]
+    def codes_buffer(self) -> Codes:
+        """[h,w] uint16 of this thread."""
+        if not hasattr(self._thread, "codes"):
+            self._thread.codes = np.empty(self._catalogue.layout.native_size, np.uint16)
+        return self._thread.codes  # type: ignore[no-any-return]
+
+    def depth_buffer(self) -> Depth:
+        """[h,w] float32 of this thread."""
+        if not hasattr(self._thread, "depth"):
+            self._thread.depth = np.empty(self._catalogue.layout.native_size, np.float32)
+        return self._thread.depth  # type: ignore[no-any-return]
 
 
 def _refuse_unfinished(catalogue: Catalogue) -> None:

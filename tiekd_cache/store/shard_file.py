@@ -7,7 +7,8 @@ import weakref
 from pathlib import Path
 
 from tiekd_cache.store.chunks import Damage, Index, decode_chunk, index_bytes, parse_index
-from tiekd_cache.store.codec import Codes, lorenzo_decode_inplace
+from tiekd_cache.store.codec import Codes
+from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import Layout
 
 
@@ -41,13 +42,17 @@ class ShardFile:
         return parse_index(tail, layout.shard_frames, len(layout.positions(shard)), file_bytes)
 
     def codes(self, place: int, out: Codes) -> None:
-        """Fill `out` [h,w] uint16, contiguous, with the codes of the frame at a place in the shard.
+        """Fill `out` [h,w] uint16, contiguous, with the codes of the frame at a place in the shard; raises as below."""
+        self.residual(place, out)
+        kernels().codes(out)
+
+    def residual(self, place: int, out: Codes) -> None:
+        """Fill `out` [h,w] uint16, contiguous, with what prediction left of the frame at a place in the shard.
 
         Raises:
             Damage: its chunk is absent, cut off, or does not match its checksum.
         """
         decode_chunk(self.chunk(place), out)
-        lorenzo_decode_inplace(out)
 
     def chunk(self, place: int) -> bytes:
         """The bytes of one chunk, unchecked."""

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,13 +82,16 @@ class VerifyReport:
         }
 
 
-def verify_store(path: str | Path, progress: Progress | None = None, *, repair: bool = False) -> VerifyReport:
+def verify_store(
+    path: str | Path, progress: Progress | None = None, *, repair: bool = False, threads: int | None = None
+) -> VerifyReport:
     """Compare everything in a store with its digests: attributes, frame list, array metadata, records, every frame.
 
     Args:
         path: the store's folder.
         progress: makes a progress bar; none is shown without it.
         repair: drop the shards that are wrong, done-record first, and write wrong Zarr metadata anew.
+        threads: that check side by side, each a shard; as many as this process may use cores where None.
     Raises:
         StoreError: there is no store, or one of a newer format; or a repair cannot be written.
     """
@@ -101,9 +106,8 @@ def verify_store(path: str | Path, progress: Progress | None = None, *, repair: 
     bar: AbstractContextManager[ProgressBar] = contextlib.nullcontext(_Silent())
     if progress is not None:
         bar = progress(catalogue.num_done(), "verify", "frame")
-    with bar as shown:
-        for shard in sorted(catalogue.done):
-            found = list(_check_shard(catalogue, shard))
+    with bar as shown, contextlib.closing(_check_shards(catalogue, threads)) as checked:
+        for shard, found in checked:
             problems += found
             whole += 0 if found else len(catalogue.layout.positions(shard))
             if found and repair:
@@ -147,6 +151,27 @@ def _check_metadata(catalogue: Catalogue, repair: bool) -> tuple[list[str], list
                 write_file(file, metadata_bytes(expected))
                 repaired.append(problems[-1])
     return problems, repaired
+
+
+def _check_shards(catalogue: Catalogue, threads: int | None) -> Generator[tuple[int, list[str]], None, None]:
+    """(shard, what is wrong with it) of all that are done, in order; closing it ends the threads.
+
+    Threads suffice: hashing, decompressing and undoing the prediction leave Python's lock. A few shards more than
+    threads are under way, so that a store of any size takes the memory of those.
+    """
+    threads = len(os.sched_getaffinity(0)) if threads is None and hasattr(os, "sched_getaffinity") else threads or 1
+    under_way: deque[tuple[int, Future[list[str]]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for shard in sorted(catalogue.done):
+                under_way.append((shard, pool.submit(lambda shard: list(_check_shard(catalogue, shard)), shard)))
+                if len(under_way) > threads:
+                    number, future = under_way.popleft()
+                    yield number, future.result()
+            for number, future in under_way:
+                yield number, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _check_shard(catalogue: Catalogue, shard: int) -> Iterator[str]:

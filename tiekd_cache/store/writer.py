@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from tiekd_cache.errors import RangeError, ShapeError, StoreError
 from tiekd_cache.store.catalogue import Catalogue, is_store, local_path, open_catalogue
 from tiekd_cache.store.chunks import Damage, encode_chunk, encode_digests, encode_frame_ids, pack_shard
-from tiekd_cache.store.codec import Depth, find_invalid, frame_digest, lorenzo_encode, quantise
+from tiekd_cache.store.codec import Codes, Depth, find_invalid, frame_digest
 from tiekd_cache.store.durable import clear_errors, create_folder, make_folders, remove_file, write_file
+from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import Layout, metadata_bytes
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import StoreSchema, frames_digest
@@ -141,9 +141,9 @@ class StoreWriter:
             return
         digests, chunks = [], []
         for frame_id, depth in zip(frame_ids, teacher_depth, strict=True):
-            codes = self._quantise(frame_id, depth)
+            codes, residual = self._encode(frame_id, depth)
             digests.append(frame_digest(codes))
-            chunks.append(encode_chunk(lorenzo_encode(codes)))
+            chunks.append(encode_chunk(residual))
         data = pack_shard(chunks, self._layout.shard_frames)
         self._write(self._layout.shard_file(shard), data)
         self._read_back(shard, digests)
@@ -161,10 +161,10 @@ class StoreWriter:
         )
         self._write(self._layout.record_file(shard), record.to_bytes())
 
-    def _quantise(self, frame_id: str, depth: Depth) -> npt.NDArray[np.uint16]:
+    def _encode(self, frame_id: str, depth: Depth) -> tuple[Codes, Codes]:
         schema = self.schema
         try:
-            return quantise(depth, schema.step, schema.min_depth, schema.max_depth)
+            return kernels().encode(depth, schema.step, schema.min_depth, schema.max_depth)
         except RangeError as error:
             found = find_invalid(depth, schema.min_depth, schema.max_depth)
             if found is None:

@@ -1,0 +1,9 @@
+"""Measuring what the store costs against other ways to keep depth maps, in one run on one machine."""
+
+from __future__ import annotations
+
+from tiekd_cache.bench.maps import BenchMap, make_maps, read_maps
+from tiekd_cache.bench.plot import plot_store_bench
+from tiekd_cache.bench.store import BenchRow, bench_store
+
+__all__ = ["BenchMap", "BenchRow", "bench_store", "make_maps", "plot_store_bench", "read_maps"]

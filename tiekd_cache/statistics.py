@@ -1,0 +1,250 @@
+"""What a store's responses look like: depth histogram, missing pixels, agreement with sparse ground truth.
+
+Taken from each shard while it is written and kept beside its done-record, as `statistics/<shard>.json`, so that they
+survive stops and several writers; `read_statistics` adds up those of the finished shards. They describe a store and
+are no part of its answers: a store without them is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tiekd_cache.agreement import UNIT_FACTOR, FrameAgreement, frame_agreement, is_wrong_unit, median_ratio
+from tiekd_cache.data.frame import DepthMap, FrameSource
+from tiekd_cache.errors import DataError
+from tiekd_cache.store.catalogue import local_path, open_catalogue
+from tiekd_cache.store.durable import clear_errors, make_folders, write_file
+from tiekd_cache.store.resize import resize_bilinear
+from tiekd_cache.store.schema import StoreSchema, canonical_json, sha256_of
+
+EDGES_M = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 150.0)
+"""Lower edges of the histogram's bins, metres; the last bin has no upper edge."""
+
+PIXEL_STRIDE = 4
+"""Every fourth row and column goes into the histogram: a tenth of a millisecond a frame."""
+
+COMPARED_PER_SHARD = 8
+"""Frames of a shard whose ground truth is read; reading one takes as long as decoding an image."""
+
+
+@dataclass(frozen=True)
+class ShardStatistics:
+    """What a shard's responses look like.
+
+    Attributes:
+        fingerprint: of the store.
+        shard: its number.
+        frames, pixels, missing: frames; pixels at the stored resolution; how many of them have no depth.
+        histogram: of the pixels looked at, how many lie in each bin of `EDGES_M`.
+        nearest, farthest: metres, among those pixels; 0 where none has depth.
+        agreement: the frames compared with ground truth.
+        unreadable: why the ground truth of frames that should have been compared could not be read.
+    """
+
+    fingerprint: str
+    shard: int
+    frames: int
+    pixels: int
+    missing: int
+    histogram: tuple[int, ...]
+    nearest: float
+    farthest: float
+    agreement: tuple[FrameAgreement, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """As it is written: JSON with a digest of itself."""
+        document = json.loads(canonical_json({**asdict(self), "edges_m": EDGES_M}))
+        return canonical_json({**document, "statistics_digest": sha256_of(document)}) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes | str) -> ShardStatistics:
+        """What `to_bytes` wrote.
+
+        Raises:
+            ValueError: it is something else, was changed, or has other bins.
+        """
+        document: Any = json.loads(data)
+        if not isinstance(document, dict) or document.pop("statistics_digest", None) != sha256_of(document):
+            raise ValueError("does not match its own digest: it was changed")
+        if document.pop("edges_m", None) != list(EDGES_M):
+            raise ValueError("has other bins: another version wrote it")
+        try:
+            agreement = tuple(FrameAgreement(**frame) for frame in document.pop("agreement"))
+            for name in ("histogram", "unreadable"):
+                document[name] = tuple(document[name])
+            return cls(**document, agreement=agreement)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"lacks something ({error})") from error
+
+
+def shard_statistics(
+    schema: StoreSchema, shard: int, frame_ids: Sequence[str], teacher_depth: DepthMap, source: FrameSource | None
+) -> ShardStatistics:
+    """Looks at a shard's responses.
+
+    Args:
+        schema: of the store.
+        frame_ids: the shard's frames, in order.
+        teacher_depth: [n,h,w] float32, metres at native size, 0 = missing.
+        source: where ground truth is read from; None compares nothing.
+    """
+    sample = teacher_depth[:, ::PIXEL_STRIDE, ::PIXEL_STRIDE]
+    seen = sample[sample > 0]
+    bins = np.searchsorted(EDGES_M[1:], seen, side="right")
+    agreement: list[FrameAgreement] = []
+    unreadable: list[str] = []
+    for place in [] if source is None else _places_to_compare(frame_ids, source):
+        assert source is not None
+        try:
+            gt_depth = source.lidar_depth(frame_ids[place])
+        except DataError as error:  # a comparison is worth no stop; who asks for statistics is told
+            unreadable.append(f"{frame_ids[place]}: {error}")
+            continue
+        depth = teacher_depth[place]
+        resize = schema.depth["resize"]
+        if resize is not None:
+            depth = resize_bilinear(depth, schema.image_size, resize["align_corners"])
+        found = None if gt_depth is None else frame_agreement(frame_ids[place], depth, gt_depth, schema.max_depth)
+        agreement += [] if found is None else [found]
+    return ShardStatistics(
+        fingerprint=schema.fingerprint,
+        shard=shard,
+        frames=len(frame_ids),
+        pixels=int(teacher_depth.size),
+        missing=int(teacher_depth.size - np.count_nonzero(teacher_depth)),
+        histogram=tuple(int(count) for count in np.bincount(bins, minlength=len(EDGES_M))),
+        nearest=round(float(seen.min()), 4) if seen.size else 0.0,
+        farthest=round(float(seen.max()), 4) if seen.size else 0.0,
+        agreement=tuple(agreement),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _places_to_compare(frame_ids: Sequence[str], source: FrameSource) -> list[int]:
+    known = [i for i, frame_id in enumerate(frame_ids) if source.has_gt(frame_id) or source.has_lidar(frame_id)]
+    if len(known) <= COMPARED_PER_SHARD:
+        return known
+    return [known[int(i)] for i in np.linspace(0, len(known) - 1, COMPARED_PER_SHARD)]
+
+
+@dataclass(frozen=True)
+class StoreStatistics:
+    """The statistics of a store's finished shards together; notes say which could not be counted, and why."""
+
+    shards: tuple[ShardStatistics, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def agreement(self) -> tuple[FrameAgreement, ...]:
+        """Every frame that was compared with ground truth."""
+        return tuple(frame for shard in self.shards for frame in shard.agreement)
+
+    @property
+    def median_ratio(self) -> float | None:
+        """Median over frames of response / ground truth; None where nothing was compared."""
+        return median_ratio(self.agreement)
+
+    @property
+    def abs_rel(self) -> float | None:
+        """Mean over frames; None where nothing was compared."""
+        values = [frame.abs_rel for frame in self.agreement]
+        return float(np.mean(values)) if values else None
+
+    @property
+    def missing_share(self) -> float:
+        """Share of pixels without depth."""
+        pixels = sum(shard.pixels for shard in self.shards)
+        return sum(shard.missing for shard in self.shards) / pixels if pixels else 0.0
+
+    @property
+    def histogram(self) -> dict[str, float]:
+        """Share of the pixels with depth in each bin, by the bin's name (`5-7.5 m`)."""
+        counts = np.sum([shard.histogram for shard in self.shards], axis=0) if self.shards else np.zeros(len(EDGES_M))
+        total = max(1, int(np.sum(counts)))
+        names = [f"{low:g}-{high:g} m" for low, high in pairwise(EDGES_M)]
+        return {name: float(count) / total for name, count in zip([*names, f">{EDGES_M[-1]:g} m"], counts, strict=True)}
+
+    def unit_warning(self, teacher: Mapping[str, Any]) -> str | None:
+        """One line where the responses are not metres; an untrained teacher's mean nothing and give none."""
+        ratio = self.median_ratio
+        if not teacher["trained"] or ratio is None or not is_wrong_unit(ratio):
+            return None
+        return (
+            f"WRONG UNIT? Responses are {ratio:.3g} times the ground truth (median of {len(self.agreement)} frames;"
+            f" metres lie within 1/{UNIT_FACTOR} .. {UNIT_FACTOR}): check the teacher's scale before distilling"
+        )
+
+    def to_json(self) -> dict[str, Any] | None:
+        """All of it as JSON values; depths in metres. None where no shard has any."""
+        if not self.shards:
+            return None
+        nearest = [shard.nearest for shard in self.shards if shard.nearest > 0]
+        return {
+            "frames": sum(shard.frames for shard in self.shards),
+            "missing_share": _short(self.missing_share),
+            "nearest_m": min(nearest, default=None),
+            "farthest_m": max(shard.farthest for shard in self.shards) or None,
+            "histogram": {name: _short(share) for name, share in self.histogram.items()},
+            "ground_truth": {
+                "frames": len(self.agreement),
+                "abs_rel": _short(self.abs_rel),
+                "median_ratio": _short(self.median_ratio),
+                "unreadable": [line for shard in self.shards for line in shard.unreadable],
+            },
+        }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(f"{value:.4g}")
+
+
+def statistics_file(store: Path, shard: int) -> Path:
+    """Where a shard's statistics are."""
+    return store / "statistics" / f"{shard:05d}.json"
+
+
+def write_statistics(store: Path, statistics: ShardStatistics) -> None:
+    """Keep a shard's statistics; called before the shard is written, so that no finished shard lacks them.
+
+    Raises:
+        StoreError: the disk is full or refuses.
+    """
+    file = statistics_file(store, statistics.shard)
+    with clear_errors(file):
+        make_folders(file.parent, store)
+    write_file(file, statistics.to_bytes())
+
+
+def read_statistics(store: str | Path) -> StoreStatistics:
+    """The statistics of a store's finished shards.
+
+    Raises:
+        StoreError: there is no store, or its metadata are damaged.
+    """
+    catalogue = open_catalogue(local_path(store))
+    found: list[ShardStatistics] = []
+    notes: list[str] = []
+    missing = 0
+    for shard in sorted(catalogue.done):
+        file = statistics_file(catalogue.path, shard)
+        try:
+            statistics = ShardStatistics.from_bytes(file.read_bytes())
+            if (statistics.fingerprint, statistics.shard) != (catalogue.schema.fingerprint, shard):
+                raise ValueError("belongs to another store or shard")
+            found.append(statistics)
+        except FileNotFoundError:
+            missing += 1
+        except (OSError, ValueError) as error:
+            notes.append(f"statistics {file} are not counted: {error}")
+    if missing:
+        notes.append(f"no statistics for {missing} of {len(catalogue.done)} finished shards")
+    return StoreStatistics(tuple(found), tuple(notes))
