@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from tiekd_cache.cli import main
 from tiekd_cache.data.kitti import KittiFrames
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
-from tiekd_cache.statistics import statistics_file
 from tiekd_cache.store import open_store
+from tiekd_cache.store.layout import statistics_file
 
 
 def tiekd(*arguments: str, cwd: Path) -> Result:

@@ -18,7 +18,8 @@ from tiekd_cache.agreement import frame_agreement, is_wrong_unit
 from tiekd_cache.data.frame import DepthMap, Frame
 from tiekd_cache.errors import DataError, RangeError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
-from tiekd_cache.statistics import EDGES_M, ShardStatistics, read_statistics, shard_statistics, statistics_file
+from tiekd_cache.statistics import EDGES_M, ShardStatistics, read_statistics, shard_statistics
+from tiekd_cache.store.layout import statistics_file
 from tiekd_cache.teachers.base import Resize, TeacherDepth
 
 SMALL_SHARDS = PrecomputeConfig(batch_size=2, shard_frames=4, flip_average=False)

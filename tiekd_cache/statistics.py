@@ -22,6 +22,7 @@ from tiekd_cache.data.frame import DepthMap, FrameSource
 from tiekd_cache.errors import DataError
 from tiekd_cache.store.catalogue import local_path, open_catalogue
 from tiekd_cache.store.durable import clear_errors, make_folders, write_file
+from tiekd_cache.store.layout import statistics_file
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema, canonical_json, sha256_of
 
@@ -205,11 +206,6 @@ class StoreStatistics:
 
 def _short(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else float(f"{value:.4g}")
-
-
-def statistics_file(store: Path, shard: int) -> Path:
-    """Where a shard's statistics are."""
-    return store / "statistics" / f"{shard:05d}.json"
 
 
 def write_statistics(store: Path, statistics: ShardStatistics) -> None:

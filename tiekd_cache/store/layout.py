@@ -55,6 +55,10 @@ class Layout:
         """The done-record of a shard; without it the shard does not exist."""
         return self.path / "done" / f"{shard:05d}.json"
 
+    def statistics_file(self, shard: int) -> Path:
+        """A shard's statistics, which stage one writes beside the format: no reader needs them."""
+        return statistics_file(self.path, shard)
+
     def claim_file(self, shard: int) -> Path:
         """What a process locks while it makes a shard."""
         return self.path / "claims" / f"{shard:05d}.lock"
@@ -101,6 +105,11 @@ class Layout:
             "node_type": "group",
             "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": self.array_metadata()},
         }
+
+
+def statistics_file(store: Path, shard: int) -> Path:
+    """Where a shard's statistics are."""
+    return store / "statistics" / f"{shard:05d}.json"
 
 
 def same_format(metadata: Any, expected: Any) -> bool:

@@ -232,7 +232,13 @@ def _stray_files(catalogue: Catalogue) -> Iterator[str]:
     chunks = range(-(-layout.num_frames // layout.frame_id_chunk))
     known = {layout.path / "zarr.json", *(layout.path / name / "zarr.json" for name in arrays)}
     known |= {layout.frame_id_file(chunk) for chunk in chunks}
-    for place in (layout.shard_file, layout.digest_file, layout.record_file, layout.claim_file):
+    for place in (
+        layout.shard_file,
+        layout.digest_file,
+        layout.record_file,
+        layout.claim_file,
+        layout.statistics_file,
+    ):
         known |= {place(shard) for shard in shards}
     for folder, _, names in os.walk(layout.path):
         for name in sorted(names):

@@ -19,11 +19,11 @@ import numpy as np
 
 from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import ProgressFactory, progress_bar
-from tiekd_cache.statistics import statistics_file
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.store.catalogue import local_path
 from tiekd_cache.store.codec import MISSING_CODE, Codes, frame_digest, quantise
 from tiekd_cache.store.durable import clear_errors, partial_path, remove_abandoned, sync_folder
+from tiekd_cache.store.layout import statistics_file
 from tiekd_cache.store.schema import StoreSchema
 from tiekd_cache.transfer.export_folder import ExportReport
 from tiekd_cache.transfer.patient_file import PatientFile
