@@ -24,11 +24,14 @@ PAGES = [
 
 
 def commands_of(text: str) -> list[list[str]]:
-    """The words of every `tiekd-cache …` line in fenced blocks, line continuations joined."""
-    blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.S)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    shown = [part for line in lines for part in line.split("&&")]
-    return [shlex.split(line, comments=True)[1:] for line in shown if line.strip().startswith("tiekd-cache ")]
+    """The words of every `tiekd-cache …` line in fenced blocks of shell commands, line continuations joined."""
+    lines, fence = [], None
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            fence = line[3:].strip() if fence is None else None
+        elif fence in ("", "bash"):
+            lines += line.split("&&")
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.strip().startswith("tiekd-cache ")]
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))

@@ -40,7 +40,7 @@ def test_lidar_teacher_to_evaluated_student(kitti: Path, tmp_path: Path) -> None
         "distill", "--student", "resnet18", "--store", "out/lidar.zarr", "--kitti", kitti, "--steps", "40", *SMALL,
         "--json", cwd=tmp_path,
     )  # fmt: skip
-    assert trained.json["loss_last"] < 0.9 * trained.json["loss_first"]
+    assert trained.json["loss_last"] < 0.95 * trained.json["loss_first"]
     run = tmp_path / trained.json["run"]
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 40
