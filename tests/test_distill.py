@@ -14,7 +14,7 @@ import torch
 from fakes import FormulaTeacher, MemoryFrames
 
 from tiekd_cache import config as c
-from tiekd_cache.distill import InterruptedRunError, choose_frames
+from tiekd_cache.distill import InterruptedRunError, choose_frames, distill
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import CheckpointError, ConfigError, RangeError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
@@ -49,16 +49,19 @@ def losses(run: Path) -> list[float]:
 
 
 def train(store: ResponseStore, run: Path, config: DistillConfig = CONFIG, **kwargs: Any) -> list[float]:
-    run_distill(config, MemoryFrames(6), store.info.path, run, device="cpu", **kwargs)  # type: ignore[arg-type]
+    source = MemoryFrames(6).subset(choose_frames(MemoryFrames(6).frame_ids, store, config.train.limit_frames))
+    distill(config, source, store, run, device=torch.device("cpu"), **kwargs)
     return losses(run)
 
 
 def test_the_loss_falls_and_the_run_folder_is_whole(store: ResponseStore, tmp_path: Path) -> None:
-    values = train(store, tmp_path / "run", with_train(steps=60))
-    assert len(values) == 60
-    assert sum(values[-10:]) < 0.8 * sum(values[:10])
+    config = with_train(steps=40)
+    run_distill(config, MemoryFrames(6), store.info.path, tmp_path / "run", device="cpu")  # type: ignore[arg-type]
+    values = losses(tmp_path / "run")
+    assert len(values) == 40
+    assert sum(values[-10:]) < 0.85 * sum(values[:10])
     folder = RunFolder.open(tmp_path / "run")
-    assert folder.config() == with_train(steps=60)
+    assert folder.config() == config
     assert folder.run()["fingerprint"] == store.info.schema.fingerprint
     record = folder.metrics()[-1]
     assert {"step", "epoch", "loss", "lr", "grad_norm", "l_dpm", "l_depth"} <= set(record)
@@ -99,7 +102,7 @@ class StopAfter:
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_run_stopped_and_resumed_equals_an_undisturbed_one(
     store: ResponseStore, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -61,6 +61,7 @@ def test_both_stages_with_the_data_in_their_default_places(home: Path) -> None:
     assert "kitti" in succeed("doctor", cwd=home).out
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses(home: Path) -> None:
     runs = []
     for name in ("a", "b"):
@@ -71,6 +72,7 @@ def test_the_same_seed_gives_the_same_losses(home: Path) -> None:
     assert len(runs[0]) == 3
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_training_keeps_the_step_and_resume_goes_on(home: Path) -> None:
     command = ["distill", "--steps", "15", *SMALL, "--run", "stopped"]
     process = start(command, home)
