@@ -21,6 +21,7 @@ class MemoryFrames:
     split = "made up"
     split_note = "made up"
     crop = "none"
+    max_depth = 80.0
     root = Path("memory")
 
     def __init__(self, count: int = 6, image_size: tuple[int, int] = (64, 96), without_gt: Sequence[int] = ()) -> None:

@@ -39,16 +39,37 @@ class PrecomputeConfig:
     Attributes:
         batch_size: frames a forward pass (twice that with flip averaging).
         flip_average: average with the mirrored image's answer; None = as the teacher's kind suggests.
-        max_depth: metres; a response beyond it stops the run.
+        max_depth: metres; a response beyond it stops the run; None = the data set's own (80 for KITTI).
         clip: cut responses to `max_depth` instead of stopping.
         shard_frames: frames a shard: what a kill can cost, and what one file holds.
+        step: metres; what a response is rounded to. None = 1/64 m, and 1/512 m where max_depth is at most 16 m.
     """
 
     batch_size: int = 4
     flip_average: bool | None = None
-    max_depth: float = 80.0
+    max_depth: float | None = None
     clip: bool = False
     shard_frames: int = 64
+    step: float | None = None
+
+    def rules(self, teacher: Teacher, source: FrameSource) -> AnswerRules:
+        """What was left to the teacher and to the data, decided."""
+        return AnswerRules(
+            batch_size=self.batch_size,
+            flip_average=teacher.flip_average if self.flip_average is None else self.flip_average,
+            max_depth=source.max_depth if self.max_depth is None else self.max_depth,
+            clip=self.clip,
+        )
+
+
+@dataclass(frozen=True)
+class AnswerRules:
+    """How frames are asked about: the settings of `PrecomputeConfig` with nothing left open; metres."""
+
+    batch_size: int
+    flip_average: bool
+    max_depth: float
+    clip: bool
 
 
 @dataclass(frozen=True)
@@ -93,8 +114,6 @@ def precompute(
     """
     started = time.monotonic()
     answerable, skipped = split_answerable(teacher, source)
-    if config.flip_average is None:
-        config = replace(config, flip_average=teacher.flip_average)
     if not answerable:
         raise DataError(f"Teacher {teacher.name} can answer none of the {len(skipped)} frames: {skipped[0][1]}.")
     schema = build_schema(teacher, source, answerable, skipped, config)
@@ -133,10 +152,11 @@ def answer_frames(
     advance: Callable[[int], object] = lambda count: None,
 ) -> DepthMap:
     """[n,h,w] float32 metres at the teacher's own resolution: what a shard of these frames holds."""
+    rules = config.rules(teacher, source)
     batches = [frame_ids[i : i + config.batch_size] for i in range(0, len(frame_ids), config.batch_size)]
     answers = []
     for frames in _read_ahead(teacher, source, batches):
-        answers.append(_answer_batch(teacher, frames, config).depth[:, 0].cpu().numpy())
+        answers.append(_answer_batch(teacher, frames, rules).depth[:, 0].cpu().numpy())
         advance(len(frames))
     return np.concatenate(answers)
 
@@ -149,7 +169,8 @@ def build_schema(
     config: PrecomputeConfig,
 ) -> StoreSchema:
     """The attributes of the store; asks the teacher about one frame to learn its own resolution."""
-    first = _answer_batch(teacher, [_load(teacher, source, frame_ids[0])], config)
+    rules = config.rules(teacher, source)
+    first = _answer_batch(teacher, [_load(teacher, source, frame_ids[0])], rules)
     return StoreSchema.build(
         teacher={
             "name": teacher.name,
@@ -161,14 +182,15 @@ def build_schema(
         input={
             "crop": source.crop,
             "preprocessing": dict(teacher.preprocessing),
-            "flip_average": bool(config.flip_average),
+            "flip_average": rules.flip_average,
             "image_size": list(source.image_size),
         },
-        max_depth=config.max_depth,
+        max_depth=rules.max_depth,
         min_depth=MIN_DEPTH_M,
+        step=config.step,
         native_size=(int(first.depth.shape[-2]), int(first.depth.shape[-1])),
         resize=None if first.resize is None else _resize_json(first.resize),
-        clamp=_clamp_of(teacher, config),
+        clamp=_clamp_of(teacher, rules),
         dataset={"name": source.name, "split": source.split},
         frame_ids=frame_ids,
         skipped=skipped,
@@ -176,20 +198,20 @@ def build_schema(
     )
 
 
-def _answer_batch(teacher: Teacher, frames: Sequence[Frame], config: PrecomputeConfig) -> TeacherDepth:
+def _answer_batch(teacher: Teacher, frames: Sequence[Frame], rules: AnswerRules) -> TeacherDepth:
     said = teacher.predict_frames(frames)
-    depth = _checked(said.depth, teacher, frames, config)
-    if config.flip_average:
+    depth = _checked(said.depth, teacher, frames, rules)
+    if rules.flip_average:
         mirrored = [replace(frame, image=np.ascontiguousarray(frame.image[:, ::-1])) for frame in frames]
-        flipped = _checked(teacher.predict_frames(mirrored).depth, teacher, frames, config)
+        flipped = _checked(teacher.predict_frames(mirrored).depth, teacher, frames, rules)
         depth = (depth + flipped.flip(-1)) / 2
     return TeacherDepth(depth, said.resize)
 
 
-def _checked(depth: torch.Tensor, teacher: Teacher, frames: Sequence[Frame], config: PrecomputeConfig) -> torch.Tensor:
+def _checked(depth: torch.Tensor, teacher: Teacher, frames: Sequence[Frame], rules: AnswerRules) -> torch.Tensor:
     """The depth, clamped where the teacher's protocol or --clip says so; raises RangeError naming the frame."""
-    clamp = _clamp_of(teacher, config)
-    limit = config.max_depth if clamp is None else clamp[1] * CLAMP_TOLERANCE
+    clamp = _clamp_of(teacher, rules)
+    limit = rules.max_depth if clamp is None else clamp[1] * CLAMP_TOLERANCE
     for frame, answer in zip(frames, depth, strict=True):
         low, high = float(answer.min()), float(answer.max())
         if not np.isfinite(low + high):
@@ -202,9 +224,9 @@ def _checked(depth: torch.Tensor, teacher: Teacher, frames: Sequence[Frame], con
                 f"Teacher {teacher.name} said a depth of {low:.4g} m (frame {frame.frame_id}): depth cannot be "
                 "negative. Nothing of this shard was written; check that the teacher predicts metric depth."
             )
-        if high > limit and not config.clip:
+        if high > limit and not rules.clip:
             raise RangeError(
-                f"Teacher depth {high:.1f} m exceeds the store limit of {config.max_depth:g} m (frame "
+                f"Teacher depth {high:.1f} m exceeds the store limit of {rules.max_depth:g} m (frame "
                 f"{frame.frame_id}, teacher {teacher.name}). Pass --max-depth {int(np.ceil(high))}, or --clip."
             )
     if clamp is None:
@@ -214,10 +236,10 @@ def _checked(depth: torch.Tensor, teacher: Teacher, frames: Sequence[Frame], con
     return clamped if teacher.clamps_to is not None else torch.where(depth > 0, clamped, depth)
 
 
-def _clamp_of(teacher: Teacher, config: PrecomputeConfig) -> tuple[float, float] | None:
+def _clamp_of(teacher: Teacher, rules: AnswerRules) -> tuple[float, float] | None:
     if teacher.clamps_to is not None:
-        return max(MIN_DEPTH_M, teacher.clamps_to[0]), min(config.max_depth, teacher.clamps_to[1])
-    return (MIN_DEPTH_M, config.max_depth) if config.clip else None
+        return max(MIN_DEPTH_M, teacher.clamps_to[0]), min(rules.max_depth, teacher.clamps_to[1])
+    return (MIN_DEPTH_M, rules.max_depth) if rules.clip else None
 
 
 def _load(teacher: Teacher, source: FrameSource, frame_id: str) -> Frame:

@@ -115,6 +115,11 @@ def open_kitti(kitti: Path | None, split: str | None, purpose: str, skip_missing
     return frames
 
 
+def open_source(given: dict[str, Any], purpose: str) -> Any:
+    """`open_kitti` for the values of `data_options`, which are taken out of `given`."""
+    return open_kitti(given.pop("kitti"), given.pop("split"), purpose, given.pop("skip_missing"))
+
+
 def only_store(root: Path = Path("stores")) -> Path:
     """The one store under stores/; raises ConfigError where there is none, or more than one."""
     from tiekd_cache.errors import ConfigError

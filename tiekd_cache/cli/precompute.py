@@ -3,55 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tiekd_cache.cli.common import data_options, device_option, json_option, note, open_kitti, print_result
+from tiekd_cache.cli.common import data_options, json_option, note, open_source, print_result
+from tiekd_cache.cli.teacher_options import answer_options, speed_options, teacher_options
 
 
 @click.command()
 @click.option("--teacher", required=True, help="bts, bts-resnet50, bts-densenet161, or lidar (needs no weights).")
-@click.option(
-    "--weights",
-    metavar="FILE|random:SEED",
-    help="Checkpoint as published.  [default: the teacher's file in $TIEKD_CHECKPOINTS or checkpoints/]",
-)
+@teacher_options
 @click.option("--store", type=click.Path(path_type=Path), help="Where to write.  [default: stores/TEACHER.zarr]")
 @data_options
-@device_option
-@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Frames a forward pass.")
-@click.option(
-    "--flip/--no-flip",
-    "flip_average",
-    default=None,
-    help="Average with the mirrored image's answer.  [default: as published: yes for networks]",
-)
-@click.option(
-    "--max-depth",
-    type=click.FloatRange(0.1, 1000.0),
-    default=80.0,
-    show_default=True,
-    help="Metres; more stops the run.",
-)
-@click.option("--clip", is_flag=True, help="Cut responses to --max-depth instead of stopping.")
-@click.option(
-    "--shard-frames", type=click.IntRange(1, 4096), default=64, show_default=True, help="Frames a file of the store."
-)
+@answer_options
+@speed_options
 @json_option
 def precompute(
     teacher: str,
     weights: str | None,
+    trained_on: str,
     store: Path | None,
-    kitti: Path | None,
-    split: str | None,
-    skip_missing: bool,
     device: str,
-    batch_size: int,
-    flip_average: bool | None,
-    max_depth: float,
-    clip: bool,
-    shard_frames: int,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Stage one: run a teacher once over the frames and cache what it says.
 
@@ -67,13 +42,12 @@ def precompute(
     from tiekd_cache.precompute import precompute as run_precompute
     from tiekd_cache.teachers import load_teacher
 
-    source = open_kitti(kitti, split, "train", skip_missing)
-    loaded = load_teacher(teacher, weights=weights, device=device)
+    source = open_source(given, "train")
+    loaded = load_teacher(teacher, weights=weights, device=device, trained_on=trained_on)
     if not loaded.trained:
         note(f"UNTRAINED: {teacher} has random weights ({loaded.weights_source}); the store will say so.")
     path = store if store is not None else Path("stores") / f"{teacher}.zarr"
-    config = PrecomputeConfig(batch_size, flip_average, max_depth, clip, shard_frames)
-    report = run_precompute(loaded, source, path, config, note=note)
+    report = run_precompute(loaded, source, path, PrecomputeConfig(**given), note=note)
     for frame_id, reason in report.skipped:
         note(f"No response to {frame_id}: {reason}")
     rate = report.made / report.seconds if report.seconds else 0.0

@@ -55,6 +55,10 @@ class FrameSource(Protocol):
         """(height, width) in pixels of every cropped image."""
 
     @property
+    def max_depth(self) -> float:
+        """Farthest depth of the data set's protocol, metres: 80 for KITTI."""
+
+    @property
     def crop(self) -> str:
         """The protocol's crop in words that go into a store's attributes, e.g. `kb 352x1216`."""
 

@@ -43,6 +43,7 @@ class KittiFrames:
 
     name = "kitti"
     image_size = KB_SIZE
+    max_depth = 80.0
     crop = f"kb {KB_SIZE[0]}x{KB_SIZE[1]}"
 
     def __init__(

@@ -27,6 +27,17 @@ MAX_CODE = MISSING_CODE - 1
 
 _BLOCK_ROWS = 32
 
+DEFAULT_STEP = 1 / 64
+"""Metres: the coarsest power of two whose rounding is lost in a DPM of sigma 0.5 m, see docs/store_format.md."""
+
+NEAR_RANGE_M, NEAR_STEP = 16.0, 1 / 512
+"""Metres: indoor ranges go with a DPM that is as much narrower (NYU: 10 m, sigma 0.15 m)."""
+
+
+def default_step(max_depth: float) -> float:
+    """The step, metres, of a store whose depths end at `max_depth` metres."""
+    return NEAR_STEP if max_depth <= NEAR_RANGE_M else DEFAULT_STEP
+
 
 def check_range(step: float, min_depth: float, max_depth: float) -> None:
     """Raise RangeError unless every depth between the limits has a code of its own.

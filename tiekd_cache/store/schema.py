@@ -17,13 +17,10 @@ from typing import Any
 import numpy as np
 
 from tiekd_cache.errors import RangeError, StoreError
-from tiekd_cache.store.codec import MISSING_CODE, check_range
+from tiekd_cache.store.codec import MISSING_CODE, check_range, default_step
 from tiekd_cache.version import __version__
 
 FORMAT = "tiekd-cache/1"
-DEFAULT_STEP = 1 / 64
-"""Metres: the coarsest power of two that keeps the KL between the DPMs before and after under 1e-6 (sigma 0.5 m)."""
-
 JsonObject = dict[str, Any]
 
 
@@ -82,7 +79,7 @@ class StoreSchema:
         skipped: Sequence[tuple[str, str]] = (),
         resize: Mapping[str, Any] | None = None,
         clamp: tuple[float, float] | None = None,
-        step: float = DEFAULT_STEP,
+        step: float | None = None,
         created_by: Mapping[str, Any] | None = None,
     ) -> StoreSchema:
         """The schema of a store of these frames, with what is fixed or follows filled in.
@@ -90,7 +87,7 @@ class StoreSchema:
         Args:
             teacher, input, resize, clamp: as the attributes of the class.
             native_size: (h, w) pixels of the maps that will be written.
-            min_depth, max_depth, step: metres.
+            min_depth, max_depth, step: metres; a step of None is `default_step`.
             dataset: name and split; the frame list's length and digest are added.
             frame_ids: every frame of the store, in order.
             skipped: (frame_id, reason) of frames of the split that it will not hold.
@@ -101,7 +98,7 @@ class StoreSchema:
         """
         depth = {
             "unit": "m",
-            "step": float(step),
+            "step": default_step(max_depth) if step is None else float(step),
             "min": float(min_depth),
             "max": float(max_depth),
             "invalid": 0,

@@ -8,7 +8,7 @@ from pathlib import Path
 from tiekd_cache.data.places import default_checkpoints_dir
 from tiekd_cache.device import resolve_device
 from tiekd_cache.errors import CheckpointError, ConfigError
-from tiekd_cache.teachers.base import Resize, Teacher, TeacherDepth
+from tiekd_cache.teachers.base import RANGES_M, Resize, Teacher, TeacherDepth
 from tiekd_cache.teachers.bts import load_bts
 from tiekd_cache.teachers.checkpoints import find_weights
 from tiekd_cache.teachers.lidar import LidarTeacher, load_lidar
@@ -20,7 +20,9 @@ NETWORKS = tuple(_NETWORKS)  # the teachers that need weights
 TEACHERS = (*NETWORKS, "lidar")
 
 
-def load_teacher(name: str, *, weights: str | Path | None = None, device: str = "cpu") -> Teacher:
+def load_teacher(
+    name: str, *, weights: str | Path | None = None, device: str = "cpu", trained_on: str = "kitti"
+) -> Teacher:
     """A teacher, ready to predict.
 
     Args:
@@ -28,19 +30,23 @@ def load_teacher(name: str, *, weights: str | Path | None = None, device: str = 
         weights: a checkpoint as published; `random:SEED` for an untrained network, the same for the same seed;
             None looks for the one that fits in the checkpoints folder ($TIEKD_CHECKPOINTS, else `checkpoints`).
         device: `cpu`, `cuda`, `cuda:N` or `auto`.
+        trained_on: `kitti` or `nyu`: the data set whose depth range (80 m, 10 m) the weights were trained for. The
+            files do not say it.
     Raises:
-        ConfigError: no teacher has this name.
+        ConfigError: no teacher, or no data set, has this name.
         CheckpointError: no weights, several, unsafe ones or those of another network.
         DeviceError: this machine does not have the device.
     """
     if name not in TEACHERS:
         raise ConfigError(f'Unknown teacher "{name}". Teachers are {", ".join(TEACHERS)}.')
+    if trained_on not in RANGES_M:
+        raise ConfigError(f'Weights trained on "{trained_on}": known are {", ".join(RANGES_M)}.')
     where = resolve_device(device)
     if name == "lidar":
         return load_lidar(weights)
     if weights is None:
         weights = find_weights(name, default_checkpoints_dir())
-    return _NETWORKS[name](name, _file_or_seed(weights), where)
+    return _NETWORKS[name](name, _file_or_seed(weights), where, trained_on)
 
 
 def _file_or_seed(weights: str | Path) -> Path | int:

@@ -14,7 +14,12 @@ import torch.nn.functional as F
 from tiekd_cache.data.normalize import normalize
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tiekd_cache.data.frame import Frame, FrameSource
+
+RANGES_M: Mapping[str, tuple[float, float]] = MappingProxyType({"kitti": (1e-3, 80.0), "nyu": (1e-3, 10.0)})
+"""Depth range of each data set's protocol, metres: what networks trained on it scale and clamp their output to."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,19 @@ class Teacher(abc.ABC):
         """
 
     def predict_frames(self, frames: Sequence[Frame]) -> TeacherDepth:
-        """Depth of frames of equal size: what stage one calls. Normalises and calls `predict`."""
+        """Depth of frames of equal size: what stage one calls. Normalises and calls `predict_images`."""
         images = torch.stack([normalize(torch.from_numpy(frame.image)) for frame in frames])
         focal_px = torch.tensor([frame.focal_px for frame in frames], dtype=torch.float32)
+        return self.predict_images(images, focal_px)
+
+    def predict_images(self, images: torch.Tensor, focal_px: torch.Tensor | None) -> TeacherDepth:
+        """`predict` for images of any size, by the teacher's own rule; plain `predict` where it takes every size."""
         return self.predict(images, focal_px)
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The modules that do the work: what may be compiled, or laid out in memory otherwise. None by default."""
+        return ()
 
     def cannot_answer(self, source: FrameSource, frame_id: str) -> str | None:
         """Why this teacher can say nothing about a frame, or None where it can; reads no pixels."""
