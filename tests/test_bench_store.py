@@ -26,7 +26,7 @@ pytest.importorskip("PIL", reason="the benchmark compares with Pillow, which is 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (64, 96)
 HALF_STEP = 1 / 128
-WAYS = ["PNG16 Pillow", "tiekd-cache", "PNG16 OpenCV", "HDF5 gzip", "Blosc, no prediction"]
+WAYS = ["PNG16 Pillow", "tiekd-cache", "tiekd-cache, fine step", "PNG16 OpenCV", "HDF5 gzip", "Blosc, no prediction"]
 
 
 def test_every_way_gives_the_depth_back_and_the_store_is_smallest() -> None:
@@ -38,7 +38,10 @@ def test_every_way_gives_the_depth_back_and_the_store_is_smallest() -> None:
         assert (reference.bytes_ratio, reference.encode_ratio, reference.read_ratio) == (1, 1, 1)
         assert ours.max_error_m <= HALF_STEP + 1e-6
         assert max(row.max_error_m for row in of_teacher.values()) <= HALF_STEP + 1e-5
-        assert ours.num_bytes < 0.6 * min(row.num_bytes for row in rows if row.coder != "tiekd-cache")
+        assert ours.num_bytes < 0.6 * min(row.num_bytes for row in rows if not row.coder.startswith("tiekd"))
+        fine = of_teacher["tiekd-cache, fine step"]
+        assert fine.max_error_m <= 11 / 8192 / 2 + 1e-5
+        assert ours.num_bytes < fine.num_bytes < min(row.num_bytes for row in rows if not row.coder.startswith("tiekd"))
         assert ours.bytes_ratio == ours.num_bytes / reference.num_bytes
         for row in of_teacher.values():
             assert min(row.encode_ms, row.decode_ms, row.read_ms) > 0
@@ -77,7 +80,7 @@ def test_the_command_prints_a_table_or_json_and_draws(tmp_path: Path) -> None:
     options = ["--maps", str(tmp_path / "maps.npz"), "--image-size", "64x96", "--repeats", "1"]
     table = CliRunner().invoke(main, ["bench", "store", *options, "--plot", str(tmp_path / "p.png")])
     assert table.exit_code == 0, table.output
-    assert len([line for line in table.stdout.splitlines() if line.startswith(("full", "small"))]) == 10
+    assert len([line for line in table.stdout.splitlines() if line.startswith(("full", "small"))]) == 12
     picture = cv2.imread(str(tmp_path / "p.png"))
     assert picture is not None
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10

@@ -47,7 +47,7 @@ def test_depth_comes_back_to_half_a_step_and_missing_pixels_stay_missing(depth: 
 
 
 @given(
-    step=st.integers(-12, 3).map(lambda exponent: 2.0**exponent),
+    step=st.builds(lambda odd, exponent: odd * 2.0**exponent, st.integers(1, 255), st.integers(-18, 0)),
     largest=st.floats(0.01, 1.0),
     shares=hnp.arrays(np.float64, (4, 7), elements=st.floats(0, 1)),
 )
@@ -55,8 +55,10 @@ def test_the_bound_holds_for_every_step_and_range(step: float, largest: float, s
     max_depth = largest * MAX_CODE * step
     min_depth = max_depth / 1e4
     depth = np.clip(shares * max_depth, np.float32(min_depth), np.float32(max_depth)).astype(np.float32)
-    decoded = dequantise(quantise(depth, step, min_depth, max_depth), step, min_depth)
-    assert np.abs(decoded.astype(np.float64) - depth.astype(np.float64)).max() <= step / 2
+    codes = quantise(depth, step, min_depth, max_depth)
+    decoded = dequantise(codes, step, min_depth)
+    assert np.abs(decoded.astype(np.float64) - depth.astype(np.float64)).max() <= step / 2 * (1 + 1e-9)
+    assert np.array_equal(decoded, np.maximum(codes * np.float64(step), np.float32(min_depth))), "exact in float32"
 
 
 @given(code_maps)
@@ -151,7 +153,8 @@ def test_the_limits_themselves_are_valid() -> None:
 @pytest.mark.parametrize(
     ("step", "min_depth", "max_depth", "message"),
     [
-        (0.01, 1e-3, 80.0, "power of two"),
+        (0.01, 1e-3, 80.0, "8 significant bits"),
+        (257 / 65536, 1e-3, 80.0, "8 significant bits"),
         (0.0, 1e-3, 80.0, "power of two"),
         (-1 / 64, 1e-3, 80.0, "power of two"),
         (float("nan"), 1e-3, 80.0, "power of two"),

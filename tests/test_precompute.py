@@ -13,6 +13,7 @@ from fakes import FormulaTeacher, MemoryFrames
 from tiekd_cache.errors import DataError, RangeError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, answer_frames, precompute
 from tiekd_cache.store import open_store
+from tiekd_cache.store.codec import FINE_STEP
 
 HALF_STEP_M = 1 / 128
 SMALL_SHARDS = PrecomputeConfig(batch_size=2, shard_frames=4)
@@ -147,6 +148,26 @@ def test_a_teacher_that_can_answer_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can answer none of the 2 frames"):
         precompute(load_teacher("lidar"), source, tmp_path / "a.zarr", PrecomputeConfig())
     assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_finer_step_and_a_nearer_range_are_kept_finer(tmp_path: Path) -> None:
+    source = MemoryFrames(2)
+    said = answer_frames(FormulaTeacher(), source, source.frame_ids, PrecomputeConfig())
+    kept = {}
+    for name, config in (
+        ("fine", PrecomputeConfig(step=FINE_STEP)),
+        ("near", PrecomputeConfig(max_depth=16, clip=True)),
+    ):
+        precompute(FormulaTeacher(), source, tmp_path / name, config)
+        kept[name] = open_store(tmp_path / name)
+    assert (kept["fine"].schema.step, kept["near"].schema.step) == (11 / 8192, 1 / 512)
+    for frame_id, depth in zip(source.frame_ids, said, strict=True):
+        assert 0 < np.abs(kept["fine"][frame_id] - depth).max() <= FINE_STEP / 2
+        assert np.abs(kept["near"][frame_id] - depth.clip(max=16)).max() <= 1 / 1024
+    with pytest.raises(RangeError, match="significant bits"):
+        precompute(FormulaTeacher(), source, tmp_path / "odd", PrecomputeConfig(step=0.01))
+    with pytest.raises(RangeError, match=r"100 m does not fit 16 bits at a step of 0\.0013"):
+        precompute(FormulaTeacher(), source, tmp_path / "far", PrecomputeConfig(step=FINE_STEP, max_depth=100))
 
 
 def test_batch_size_does_not_change_what_is_stored() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tiekd_cache.bench import BenchMap, make_maps
-from tiekd_cache.bench.coders import StoreCoder, pillow_coder
+from tiekd_cache.bench.coders import STEP, StoreCoder, pillow_coder
 from tiekd_cache.dpm import Bins
 from tiekd_cache.losses import dpm_kl
+from tiekd_cache.store.codec import FINE_STEP
 
 IMAGE_SIZE = (352, 1216)
 HALF_STEP = 1 / 128
@@ -73,27 +74,29 @@ def softmax_of_density(depth: torch.Tensor) -> torch.Tensor:
     return torch.log_softmax(density, dim=1)
 
 
-# A Gaussian moved by half a step: (1/128 m)^2 / (2 sigma^2). A depth wrong by 1 % at 20 m has 0.08.
-MOST_KL = {"softmax": 1e-6, "gaussian": 1.25e-4}
+# (form of the DPM, step): a Gaussian moved by half a step is (step / 2)^2 / (2 sigma^2) away, whatever holds the depth.
+# A depth wrong by 1 % at 20 m has 0.08.
+MOST_KL = {("softmax", STEP): 1e-6, ("gaussian", STEP): 1.25e-4, ("gaussian", FINE_STEP): 1e-6}
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("form", list(MOST_KL))
+@pytest.mark.parametrize(("form", "step"), list(MOST_KL))
 @pytest.mark.parametrize("name", ["real_stereo", "synthetic_full_010", "synthetic_half_native_002"])
 def test_rounding_is_nothing_to_the_distributions_of_real_maps(
-    teachers: dict[str, npt.NDArray[np.float32]], name: str, form: str
+    teachers: dict[str, npt.NDArray[np.float32]], name: str, form: str, step: float
 ) -> None:
     maps = BenchMap(name, teachers[name][:1], IMAGE_SIZE)
-    coder = StoreCoder(maps)
+    coder = StoreCoder(maps, step)
     decoded = coder.decode(coder.encode(0))
-    assert worst_kl(maps.at_image_size()[0, ::16], decoded[::16], form) <= MOST_KL[form]
+    assert worst_kl(maps.at_image_size()[0, ::16], decoded[::16], form) <= MOST_KL[form, step]
 
 
-@pytest.mark.parametrize("form", list(MOST_KL))
-def test_rounding_is_nothing_to_the_distributions_of_made_up_maps(form: str) -> None:
+@pytest.mark.parametrize(("form", "step"), list(MOST_KL))
+def test_rounding_is_nothing_to_the_distributions_of_made_up_maps(form: str, step: float) -> None:
     for maps in make_maps((64, 96), frames=1):
-        coder = StoreCoder(maps)
+        coder = StoreCoder(maps, step)
         decoded = coder.decode(coder.encode(0))
         expected = maps.at_image_size()[0]
-        assert 0 < worst_kl(expected, decoded, form) <= MOST_KL[form]
-        assert worst_kl(expected, np.clip(decoded * 1.01, 1e-3, 80).astype(np.float32), form) > 10 * MOST_KL[form]
+        assert 0 < worst_kl(expected, decoded, form) <= MOST_KL[form, step]
+        spoiled = np.clip(decoded * 1.01, 1e-3, 80).astype(np.float32)
+        assert worst_kl(expected, spoiled, form) > 10 * MOST_KL[form, step]

@@ -122,6 +122,7 @@ def test_mistakes_in_stage_one_are_one_line_each(fresh: Path) -> None:
     assert "random:0" in fail("precompute", "--teacher", "bts", "--weights", "random", cwd=fresh)
     assert "cuda" in fail("precompute", "--teacher", "lidar", "--device", "cuda:7", cwd=fresh)
     assert "stores/lidar.zarr" in fail("precompute", "--teacher", "lidar", "--clip", cwd=fresh)
+    assert "11/8192" in fail("precompute", "--teacher", "lidar", "--step", "1/100", "--store", "x.zarr", cwd=fresh)
     (fresh / "file").write_text("no store")
     assert "file" in fail("precompute", "--teacher", "lidar", "--store", "file", cwd=fresh)
     assert (fresh / "file").read_text() == "no store"
@@ -187,6 +188,7 @@ def test_a_damaged_store_is_never_zeros(fresh: Path) -> None:
 def test_usage_errors_exit_with_2_and_nothing_is_shown_without_a_terminal(home: Path) -> None:
     assert tiekd("distill", "--crop", "big", cwd=home).code == 2
     assert tiekd("precompute", cwd=home).code == 2
+    assert tiekd("precompute", "--teacher", "lidar", "--step", "thin", cwd=home).code == 2
     quiet = succeed("precompute", "--teacher", "lidar", cwd=home)
     assert "%|" not in quiet.err
     assert "TIEKD_KITTI" not in environment()

@@ -24,7 +24,7 @@ from tiekd_cache.bench.maps import MAX_DEPTH, MIN_DEPTH, BenchMap
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.store import StoreSchema, StoreWriter, open_store
 from tiekd_cache.store.chunks import Damage, decode_chunk, encode_chunk
-from tiekd_cache.store.codec import dequantise, frame_digest, quantise
+from tiekd_cache.store.codec import FINE_STEP, dequantise, frame_digest, quantise
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.resize import resize_bilinear
 
@@ -61,14 +61,14 @@ class Coder(Protocol):
 class StoreCoder:
     """This store: quantise, digest, predict, compress; and back, with replay of the resize."""
 
-    def __init__(self, maps: BenchMap) -> None:
-        self.name = "tiekd-cache"
-        self._maps = maps
+    def __init__(self, maps: BenchMap, step: float = STEP, name: str = "tiekd-cache") -> None:
+        self.name = name
+        self._maps, self._step = maps, step
         self._frame_ids = [f"frame/{i:04d}" for i in range(len(maps.native))]
 
     def encode(self, i: int) -> tuple[bytes, int]:
         """See Coder."""
-        codes, residual = kernels().encode(self._maps.native[i], STEP, MIN_DEPTH, MAX_DEPTH)
+        codes, residual = kernels().encode(self._maps.native[i], self._step, MIN_DEPTH, MAX_DEPTH)
         return encode_chunk(residual), frame_digest(codes)
 
     def decode(self, data: tuple[bytes, int]) -> Depth:
@@ -76,7 +76,7 @@ class StoreCoder:
         codes = np.empty(self._maps.native.shape[1:], np.uint16)
         depth = np.empty(codes.shape, np.float32)
         decode_chunk(data[0], codes)
-        kernels().decode(codes, depth, STEP, MIN_DEPTH)
+        kernels().decode(codes, depth, self._step, MIN_DEPTH)
         if frame_digest(codes) != data[1]:
             raise Damage("the response does not have its digest")
         maps = self._maps
@@ -97,6 +97,7 @@ class StoreCoder:
             native_size=(maps.native.shape[1], maps.native.shape[2]),
             min_depth=MIN_DEPTH,
             max_depth=MAX_DEPTH,
+            step=self._step,
             clamp=(MIN_DEPTH, MAX_DEPTH),
             dataset={"name": "bench", "split": maps.name},
             frame_ids=self._frame_ids,
@@ -200,7 +201,7 @@ def from_levels(levels: Levels) -> Depth:
 
 
 def all_coders(maps: BenchMap) -> list[Coder]:
-    """Every way for these maps: PNG by Pillow, which the ratios refer to, comes first and the store second.
+    """Every way for these maps: PNG by Pillow, which the ratios refer to, comes first, then the store with both steps.
 
     Raises:
         ConfigError: Pillow is not installed.
@@ -209,6 +210,7 @@ def all_coders(maps: BenchMap) -> list[Coder]:
     return [
         pillow_coder(depth),
         StoreCoder(maps),
+        StoreCoder(maps, FINE_STEP, "tiekd-cache, fine step"),
         FileCoder("PNG16 OpenCV", depth, _opencv_png, _read_opencv_png),
         HdfCoder(depth),
         FileCoder("Blosc, no prediction", depth, _blosc, functools.partial(_read_blosc, depth.shape[1:])),

@@ -45,7 +45,7 @@ def plot_store_bench(rows: Sequence[BenchRow], path: Path) -> Path:
 
 
 def _bars(axes: Axes, names: Sequence[str], ratios: Sequence[float], texts: Sequence[str]) -> None:
-    colours = [_OURS if name == "tiekd-cache" else _OTHERS for name in names]
+    colours = [_OURS if name.startswith("tiekd-cache") else _OTHERS for name in names]
     bars = axes.barh(names, ratios, color=colours)
     axes.bar_label(bars, labels=texts, fontsize=8, padding=3)
     axes.invert_yaxis()

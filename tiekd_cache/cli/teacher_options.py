@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import click
@@ -44,6 +45,12 @@ def answer_options(command: Command) -> Command:
             type=click.FloatRange(0.1, 1000.0),
             help="Metres; more stops the run.  [default: the data set's: 80 for KITTI, 10 for NYU]",
         ),
+        click.option(
+            "--step",
+            callback=_metres,
+            metavar="M",
+            help="Metres that responses are rounded to, e.g. 1/64 or 11/8192.  [default: 1/64; 1/512 up to 16 m]",
+        ),
         click.option("--clip", is_flag=True, help="Cut responses to --max-depth instead of stopping."),
         click.option(
             "--shard-frames",
@@ -64,6 +71,14 @@ def speed_options(command: Command) -> Command:
             "--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Frames a forward pass."
         ),
     )
+
+
+def _metres(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """A number or a fraction of metres."""
+    try:
+        return None if text is None else float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise click.BadParameter(f"'{text}' is no number of metres, nor a fraction such as 1/64") from None
 
 
 def _add(command: Command, *options: Any) -> Command:

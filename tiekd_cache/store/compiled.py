@@ -149,7 +149,7 @@ def _encode_frame(depth: Any, scale: Any, min_depth: Any, max_depth: Any, codes:
             missing = value == 0
             inside = (value >= min_depth) & (value <= max_depth)
             good &= missing | inside
-            code = np.uint16(np.int32(np.rint(value * scale if inside else np.float32(0))))
+            code = np.uint16(np.int32(np.rint(np.float64(value) * scale if inside else 0.0)))
             row[j] = np.uint16(MISSING_CODE) if missing else code
         for j in range(width):
             change = np.uint16(row[j] - above[j])
@@ -214,5 +214,7 @@ decode_frame = compile_kept(_decode_frame, types.void(types.uint16[:, ::1], _MAP
 interpolate = compile_kept(_interpolate, types.void(_MAP, *_AXIS, *_AXIS, _MAP))
 encode_frame = compile_kept(
     _encode_frame,
-    types.boolean(types.float32[:, ::1], *[types.float32] * 3, types.uint16[:, ::1], types.uint16[:, ::1]),
+    types.boolean(
+        types.float32[:, ::1], types.float64, types.float32, types.float32, types.uint16[:, ::1], types.uint16[:, ::1]
+    ),
 )

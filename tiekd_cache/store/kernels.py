@@ -145,7 +145,7 @@ class CompiledKernels:
         check_range(step, min_depth, max_depth)
         codes, residual = np.empty((2, *depth.shape), np.uint16)
         limits = np.float32(min_depth), np.float32(max_depth)
-        if not self._compiled.encode_frame(np.ascontiguousarray(depth), np.float32(1 / step), *limits, codes, residual):
+        if not self._compiled.encode_frame(np.ascontiguousarray(depth), 1 / step, *limits, codes, residual):
             quantise(depth, step, min_depth, max_depth)  # says which value cannot be stored
         return codes, residual
 
