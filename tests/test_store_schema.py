@@ -190,3 +190,15 @@ def test_limits_that_make_no_sense_are_refused() -> None:
         build_schema(FRAMES, step=0.01)
     with pytest.raises(RangeError, match="0 means missing"):
         build_schema(FRAMES, min_depth=0.0)
+
+
+def test_the_maker_is_named_and_is_no_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIEKD_MAKER", "ana")
+    by_ana = build_schema(FRAMES)
+    monkeypatch.delenv("TIEKD_MAKER")
+    monkeypatch.setattr("getpass.getuser", lambda: "ben")
+    by_ben = build_schema(FRAMES)
+    monkeypatch.setattr("getpass.getuser", lambda: (_ for _ in ()).throw(OSError("no user database")))
+    by_nobody = build_schema(FRAMES)
+    assert [schema.created_by["maker"] for schema in (by_ana, by_ben, by_nobody)] == ["ana", "ben", "unknown"]
+    assert by_ana.fingerprint == by_ben.fingerprint == by_nobody.fingerprint

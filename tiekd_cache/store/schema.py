@@ -18,6 +18,7 @@ import numpy as np
 
 from tiekd_cache.errors import RangeError, StoreError
 from tiekd_cache.store.codec import MISSING_CODE, check_range, default_step
+from tiekd_cache.store.maker import maker_name
 from tiekd_cache.version import __version__
 
 FORMAT = "tiekd-cache/1"
@@ -114,6 +115,7 @@ class StoreSchema:
         }
         maker = {
             "version": __version__,
+            "maker": maker_name(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(),
             "numpy": np.__version__,
