@@ -13,10 +13,11 @@ PACKAGE = ROOT / "tiekd_cache"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "version", "config", "progress", "interrupt"},
+    {"errors", "version", "config", "progress", "interrupt", "launch"},
     {"dpm", "metrics", "device", "timm_compat"},
     {"data", "store", "losses", "students", "teachers"},
-    {"doctor", "pictures", "dataset", "precompute", "distill_config", "agreement", "statistics", "filling"},
+    {"doctor", "pictures", "dataset", "distill_config", "agreement", "statistics"},
+    {"answering", "filling", "speed", "precompute"},
     {"run_folder", "training_parts", "evaluate", "recipe", "transfer", "teacher_check", "bench"},
     {"checkpoint", "distill", "stages", "pipeline"},
     {"cli"},

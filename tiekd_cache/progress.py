@@ -30,3 +30,8 @@ def progress_bar(total: int, description: str, unit: str, done: int = 0) -> tqdm
         dynamic_ncols=True,
         smoothing=0.1,
     )
+
+
+def no_progress_bar(total: int, description: str, unit: str, done: int = 0) -> tqdm[Any]:
+    """The bar of a process beside another one that shows its own: nothing is seen of it."""
+    return tqdm(total=total, initial=done, disable=True)

@@ -12,6 +12,7 @@ from tiekd_cache.data.frame import DepthMap, FrameSource
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, answer_frames
 from tiekd_cache.progress import ProgressFactory, progress_bar
+from tiekd_cache.speed import check_precision
 from tiekd_cache.store import ResponseStore, StoreSchema
 from tiekd_cache.teachers import TEACHERS, Teacher
 from tiekd_cache.transfer.import_folder import IMPORTED
@@ -142,7 +143,9 @@ def check_against_teacher(
         flip_average=bool(schema.input["flip_average"]),
         max_depth=schema.max_depth,
         clip=clamp is not None and teacher.clamps_to is None,
+        precision=schema.input["preprocessing"].get("precision", "float32"),
     )
+    check_precision(config.precision, teacher.device)
     chosen = source.subset(frame_ids)
     differences = []
     with progress(len(frame_ids), f"compare {teacher.name}", "frame") as bar:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from tiekd_cache.errors import TiekdError
+from tiekd_cache.launch import Launch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,8 +33,9 @@ class ErrorsInOneLine(click.Group):
 
 
 def note(text: str) -> None:
-    """A sentence for the user, on stderr, so that stdout holds results only."""
-    click.echo(text, err=True)
+    """A sentence for the user, on stderr, so that stdout holds results only; of several ranks the first one speaks."""
+    if Launch.from_environment().rank == 0:
+        click.echo(text, err=True)
 
 
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:

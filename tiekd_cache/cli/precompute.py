@@ -9,6 +9,7 @@ import click
 
 from tiekd_cache.cli.common import data_options, json_option, note, open_source, print_result
 from tiekd_cache.cli.teacher_options import answer_options, speed_options, teacher_options
+from tiekd_cache.progress import no_progress_bar, progress_bar
 
 
 @click.command()
@@ -18,6 +19,11 @@ from tiekd_cache.cli.teacher_options import answer_options, speed_options, teach
 @data_options
 @answer_options
 @speed_options
+@click.option(
+    "--shard-range",
+    metavar="A:B|I/N",
+    help="Make only the shards A to B-1, or the I-th of N parts, and do not wait for the others.",
+)
 @json_option
 def precompute(
     teacher: str,
@@ -25,29 +31,39 @@ def precompute(
     trained_on: str,
     store: Path | None,
     device: str,
+    shard_range: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
     """Stage one: run a teacher once over the frames and cache what it says.
 
-    Goes on by itself where an earlier start stopped: give the same command again.
+    Goes on by itself where an earlier start stopped: give the same command again. Any number of processes may work
+    on one store. Started by torchrun, each takes a GPU of its own, and only the first one speaks.
 
     \b
     Examples:
       tiekd-cache precompute --teacher bts
       tiekd-cache precompute --teacher lidar --kitti /data/kitti --store stores/lidar.zarr
       tiekd-cache precompute --teacher bts --weights random:0 --split all --device cpu
+      tiekd-cache precompute --teacher bts --precision bf16 --shard-range 0/16
     """
+    from tiekd_cache.launch import Launch, ShardRange
     from tiekd_cache.precompute import PrecomputeConfig
     from tiekd_cache.precompute import precompute as run_precompute
     from tiekd_cache.teachers import load_teacher
 
+    launch = Launch.from_environment()
+    shards = None if shard_range is None else ShardRange.parse(shard_range)
     source = open_source(given, "train")
-    loaded = load_teacher(teacher, weights=weights, device=device, trained_on=trained_on)
+    loaded = load_teacher(teacher, weights=weights, device=launch.device(device), trained_on=trained_on)
     if not loaded.trained:
         note(f"UNTRAINED: {teacher} has random weights ({loaded.weights_source}); the store will say so.")
     path = store if store is not None else Path("stores") / f"{teacher}.zarr"
-    report = run_precompute(loaded, source, path, PrecomputeConfig(**given), note=note)
+    progress = progress_bar if launch.rank == 0 else no_progress_bar
+    config = PrecomputeConfig(**given)
+    report = run_precompute(loaded, source, path, config, shards=shards, launch=launch, progress=progress, note=note)
+    if launch.rank > 0:
+        return
     for frame_id, reason in report.skipped:
         note(f"No response to {frame_id}: {reason}")
     rate = report.made / report.seconds if report.seconds else 0.0
@@ -56,6 +72,7 @@ def precompute(
             "store": str(report.store),
             "teacher": loaded.architecture,
             "responses": report.frames,
+            "responses_when_finished": report.store_frames,
             "made_now": report.made,
             "without_response": len(report.skipped),
             "frames_per_second": round(rate, 3),
@@ -64,4 +81,7 @@ def precompute(
     )
     if report.warning is not None:
         note(f"Warning: {report.warning}")
-    note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}")
+    if report.complete:
+        note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}")
+    else:
+        note(f"{report.store} holds {report.frames} of {report.store_frames} responses: the rest is for other starts.")

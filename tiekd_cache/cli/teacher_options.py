@@ -63,13 +63,32 @@ def answer_options(command: Command) -> Command:
 
 
 def speed_options(command: Command) -> Command:
-    """--device and --batch-size: what may change the speed, never the answers beyond rounding."""
+    """--device, --batch-size, --workers, --precision, --channels-last and --compile: how fast.
+
+    Of these only --precision changes answers by more than rounding; the store names it.
+    """
     return _add(
         command,
         click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto."),
         click.option(
             "--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Frames a forward pass."
         ),
+        click.option(
+            "--workers", type=click.IntRange(1, 256), default=4, show_default=True, help="Threads that decode images."
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "bf16", "fp16"]),
+            default="float32",
+            show_default=True,
+            help="What the network computes in; the difference to float32 is measured and shown.",
+        ),
+        click.option(
+            "--channels-last/--no-channels-last",
+            default=None,
+            help="Memory layout of the network.  [default: yes, but for float32 on CUDA]",
+        ),
+        click.option("--compile", is_flag=True, help="Compile the network first (torch.compile)."),
     )
 
 

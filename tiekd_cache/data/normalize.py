@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+@functools.cache
+def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, standard deviation) on a device: copied there once, since every copy waits for the device's work."""
+    with torch.inference_mode(False):
+        return torch.tensor(IMAGENET_MEAN, device=device), torch.tensor(IMAGENET_STD, device=device)
+
+
 def normalize(image: torch.Tensor) -> torch.Tensor:
     """[...,H,W,3] uint8 RGB -> [...,3,H,W] float32: value/255, minus ImageNet mean, over its standard deviation."""
-    mean = torch.tensor(IMAGENET_MEAN)
-    std = torch.tensor(IMAGENET_STD)
+    mean, std = _constants(image.device)
     scaled = (image.to(torch.float32) / 255.0 - mean) / std
     return scaled.movedim(-1, -3).contiguous()
 
 
 def denormalize(image: torch.Tensor) -> torch.Tensor:
     """The inverse of `normalize`: [...,3,H,W] float32 -> [...,H,W,3] uint8 RGB, for pictures."""
-    mean = torch.tensor(IMAGENET_MEAN, device=image.device)
-    std = torch.tensor(IMAGENET_STD, device=image.device)
+    mean, std = _constants(image.device)
     scaled = image.movedim(-3, -1) * std + mean
     return (scaled * 255.0).round().clamp(0, 255).to(torch.uint8)

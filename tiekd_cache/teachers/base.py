@@ -6,8 +6,9 @@ import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -40,6 +41,10 @@ class Resize:
         """[B,1,h,w] metres -> [B,1,H,W] metres."""
         return F.interpolate(depth, size=self.size, mode=self.mode, align_corners=self.align_corners)
 
+    def to_json(self) -> dict[str, object]:
+        """As a store's attributes have it."""
+        return {"size": list(self.size), "mode": self.mode, "align_corners": self.align_corners}
+
 
 @dataclass(frozen=True)
 class TeacherDepth:
@@ -56,6 +61,35 @@ class TeacherDepth:
     def at_image_size(self) -> torch.Tensor:
         """[B,1,H,W] float32, metres, as the teacher itself would have returned it."""
         return self.depth if self.resize is None else self.resize(self.depth)
+
+
+class FrameBatch(Sequence["Frame"]):
+    """Frames of equal size whose images are stacked already, so that whoever decodes them does it, not the teacher.
+
+    Args:
+        frames: at least one.
+        pin: put the images into pinned memory, out of which they are copied to a CUDA device in the background.
+
+    Attributes:
+        images: [B,H,W,3] uint8 RGB, on the host.
+    """
+
+    def __init__(self, frames: Sequence[Frame], pin: bool = False) -> None:
+        self._frames = tuple(frames)
+        images = torch.from_numpy(np.stack([frame.image for frame in frames]))
+        self.images = images.pin_memory() if pin else images
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Frame]: ...
+
+    def __getitem__(self, index: int | slice) -> Frame | Sequence[Frame]:
+        return self._frames[index]
+
+    def __len__(self) -> int:
+        return len(self._frames)
 
 
 class Teacher(abc.ABC):
@@ -101,8 +135,12 @@ class Teacher(abc.ABC):
         """
 
     def predict_frames(self, frames: Sequence[Frame]) -> TeacherDepth:
-        """Depth of frames of equal size: what stage one calls. Normalises and calls `predict_images`."""
-        images = torch.stack([normalize(torch.from_numpy(frame.image)) for frame in frames])
+        """Depth of frames of equal size: what stage one calls, with a `FrameBatch`.
+
+        The bytes of the images go to the device, are normalised there, and then to `predict_images`.
+        """
+        batch = frames if isinstance(frames, FrameBatch) else FrameBatch(frames)
+        images = normalize(batch.images.to(self.device, non_blocking=True))
         focal_px = torch.tensor([frame.focal_px for frame in frames], dtype=torch.float32)
         return self.predict_images(images, focal_px)
 

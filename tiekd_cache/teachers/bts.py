@@ -100,7 +100,7 @@ class BtsTeacher(NetworkTeacher):
         """
         factor = self._focal_factor(images.shape[0], focal_px)
         depth = self.network(images).depth * self.max_depth
-        return TeacherDepth(depth if factor is None else depth * factor.to(depth.device))
+        return TeacherDepth(depth if factor is None else depth * factor.to(depth.device, non_blocking=True))
 
     def _focal_factor(self, batch: int, focal_px: torch.Tensor | None) -> torch.Tensor | None:
         """[B,1,1,1]: focal length over the reference; None for weights trained on NYU, whose depth does not scale."""

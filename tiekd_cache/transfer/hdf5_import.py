@@ -14,7 +14,7 @@ import numpy as np
 
 from tiekd_cache.data.frame import DepthMap
 from tiekd_cache.errors import DataError, StoreError, TiekdError
-from tiekd_cache.filling import fill_store, frames_to_make
+from tiekd_cache.filling import Claim, Pieces, fill_store, frames_to_make
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.statistics import ShardStatistics, read_statistics
 from tiekd_cache.store import StoreSchema, StoreWriter, open_store
@@ -45,15 +45,16 @@ def import_hdf5(
         places = {frame_id: place for place, frame_id in enumerate(frame_ids)}
         with progress(len(frame_ids), "import hdf5", "frame", len(frame_ids) - frames_to_make(writer)) as bar:
 
-            def read_shard(shard: int, shard_ids: Sequence[str]) -> tuple[DepthMap, ShardStatistics | None]:
-                depth = np.empty((len(shard_ids), *schema.native_size), np.float32)
-                for i, frame_id in enumerate(shard_ids):
-                    place = places[frame_id]
-                    depth[i] = _read_frame(path, file, schema, place, frame_id, digests[place])
-                    bar.update(1)
-                return depth, _read_statistics(path, file, schema, shard) if same_shards else None
+            def read_shards(claims: Iterator[Claim]) -> Pieces:
+                for claim in claims:
+                    for frame_id in claim.frame_ids:
+                        place = places[frame_id]
+                        yield claim, _read_frame(path, file, schema, place, frame_id, digests[place])[None]
 
-            made = fill_store(writer, read_shard, note)
+            def look(shard: int, shard_ids: Sequence[str], depth: DepthMap) -> ShardStatistics | None:
+                return _read_statistics(path, file, schema, shard) if same_shards else None
+
+            made = fill_store(writer, read_shards, look, advance=bar.update, note=note)
     statistics = read_statistics(store_path)
     return ImportReport(
         store=store_path,

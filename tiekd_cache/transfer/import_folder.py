@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from tiekd_cache.agreement import FrameAgreement, frame_agreement, median_ratio
 from tiekd_cache.data.frame import DepthMap, FrameSource
 from tiekd_cache.errors import ConfigError, DataError
-from tiekd_cache.filling import fill_store, frames_to_make
+from tiekd_cache.filling import Claim, Pieces, fill_store, frames_to_make
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.statistics import ShardStatistics, read_statistics, shard_statistics
 from tiekd_cache.store import StoreSchema, StoreWriter, open_store
@@ -140,11 +140,14 @@ def import_folder(
             bar.update(1)
             return depth
 
-        def read_shard(shard: int, frame_ids: Sequence[str]) -> tuple[DepthMap, ShardStatistics]:
-            depth = np.stack(list(pool.map(read, frame_ids)))
-            return depth, shard_statistics(schema, shard, frame_ids, depth, source)
+        def read_shards(claims: Iterator[Claim]) -> Pieces:
+            for claim in claims:
+                yield claim, np.stack(list(pool.map(read, claim.frame_ids)))
 
-        made = fill_store(writer, read_shard, note)
+        def look(shard: int, frame_ids: Sequence[str], depth: DepthMap) -> ShardStatistics:
+            return shard_statistics(schema, shard, frame_ids, depth, source)
+
+        made = fill_store(writer, read_shards, look, note=note)
     return ImportReport(
         store=store_path,
         frames=len(open_store(store_path)),
