@@ -12,7 +12,7 @@ from tiekd_cache.cli.teacher_options import answer_options, speed_options, teach
 
 
 @click.command()
-@click.option("--teacher", required=True, help="bts, bts-resnet50, bts-densenet161, or lidar (needs no weights).")
+@click.option("--teacher", required=True, help="One of `tiekd-cache teachers`: bts, adabins, lidar (needs no weights).")
 @teacher_options
 @click.option("--store", type=click.Path(path_type=Path), help="Where to write.  [default: stores/TEACHER.zarr]")
 @data_options
