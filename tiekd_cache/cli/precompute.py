@@ -13,7 +13,7 @@ from tiekd_cache.progress import no_progress_bar, progress_bar
 
 
 @click.command()
-@click.option("--teacher", required=True, help="bts, bts-resnet50, bts-densenet161, or lidar (needs no weights).")
+@click.option("--teacher", required=True, help="One of `tiekd-cache teachers`: bts, adabins, lidar (needs no weights).")
 @teacher_options
 @click.option("--store", type=click.Path(path_type=Path), help="Where to write.  [default: stores/TEACHER.zarr]")
 @data_options

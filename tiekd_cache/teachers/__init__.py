@@ -8,6 +8,7 @@ from pathlib import Path
 from tiekd_cache.data.places import default_checkpoints_dir
 from tiekd_cache.device import resolve_device
 from tiekd_cache.errors import CheckpointError, ConfigError
+from tiekd_cache.teachers.adabins import load_adabins
 from tiekd_cache.teachers.base import RANGES_M, Resize, Teacher, TeacherDepth
 from tiekd_cache.teachers.bts import load_bts
 from tiekd_cache.teachers.checkpoints import find_weights
@@ -15,7 +16,14 @@ from tiekd_cache.teachers.lidar import LidarTeacher, load_lidar
 
 __all__ = ["NETWORKS", "TEACHERS", "LidarTeacher", "Resize", "Teacher", "TeacherDepth", "find_weights", "load_teacher"]
 
-_NETWORKS = {"bts": load_bts, "bts-densenet161": load_bts, "bts-resnet50": load_bts}
+_NETWORKS = {
+    "bts": load_bts,
+    "bts-densenet161": load_bts,
+    "bts-resnet50": load_bts,
+    "bts-toolbox": load_bts,
+    "adabins": load_adabins,
+    "adabins-toolbox": load_adabins,
+}
 NETWORKS = tuple(_NETWORKS)  # the teachers that need weights
 TEACHERS = (*NETWORKS, "lidar")
 

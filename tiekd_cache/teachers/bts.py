@@ -1,6 +1,8 @@
-"""BTS as published by its authors: DenseNet-161 or ResNet-50 encoder, full-resolution metric depth.
+"""BTS: DenseNet-161 or ResNet-50 encoder, full-resolution metric depth.
 
-Source: `cleinc/bts`, PyTorch networks (512 decoder channels; 80 m at most on KITTI, 10 m on NYU); encoders from timm.
+Sources: `cleinc/bts`, the authors' PyTorch networks (512 decoder channels; 80 m at most on KITTI, 10 m on NYU), and
+`zhyever/Monocular-Depth-Estimation-Toolbox`, whose ResNet-50 network has a bias in its last layer and whose depth does
+not scale with the focal length. Encoders from timm.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import nn
 from tiekd_cache.errors import RangeError, ShapeError
 from tiekd_cache.teachers.base import TeacherDepth
 from tiekd_cache.teachers.bts_decoder import BtsDecoder, BtsMaps
-from tiekd_cache.teachers.layouts import BTS_DENSENET161, BTS_RESNET50, recognise
+from tiekd_cache.teachers.layouts import BTS_DENSENET161, BTS_RESNET50, BTS_TOOLBOX, recognise
 from tiekd_cache.teachers.network import NetworkTeacher, load_network
 from tiekd_cache.teachers.weights_file import read_state
 from tiekd_cache.timm_compat import timm_module
@@ -26,7 +28,9 @@ _DENSENET_FEATURES = ("norm0", "pool0", "transition1", "transition2", "norm5")
 _CHANNELS = {
     "bts_densenet161": (96, 96, 192, 384, 2208),
     "bts_resnet50": (64, 256, 512, 1024, 2048),
+    "bts_toolbox": (64, 256, 512, 1024, 2048),
 }
+_LAYOUTS = (BTS_DENSENET161, BTS_RESNET50, BTS_TOOLBOX)
 
 
 class _DenseNetEncoder(nn.Module):
@@ -64,7 +68,7 @@ class BtsNetwork(nn.Module):
     def __init__(self, architecture: str) -> None:
         super().__init__()
         self.encoder = _DenseNetEncoder() if architecture == "bts_densenet161" else _ResNetEncoder()
-        self.decoder = BtsDecoder(_CHANNELS[architecture])
+        self.decoder = BtsDecoder(_CHANNELS[architecture], depth_bias=architecture == "bts_toolbox")
 
     def features(self, images: torch.Tensor) -> Sequence[torch.Tensor]:
         """[B,3,H,W] -> five feature maps, 1/2 to 1/32."""
@@ -78,7 +82,7 @@ class BtsNetwork(nn.Module):
 
 
 class BtsTeacher(NetworkTeacher):
-    """BTS. On KITTI its depth scales with the focal length and may exceed 80 m; the published evaluation clamps it.
+    """BTS. The authors' networks for KITTI scale depth with the focal length and may exceed 80 m, before the clamp.
 
     Without `focal_px`, `predict` assumes 721.5377 px. Height and width must be multiples of 32.
     """
@@ -86,9 +90,14 @@ class BtsTeacher(NetworkTeacher):
     name = "bts"  # whatever the user called it: the same network has one fingerprint; `architecture` says which one
 
     @property
+    def scales_with_focal(self) -> bool:
+        """Whether depth is in proportion to the focal length: in the authors' networks for KITTI."""
+        return self.trained_on == "kitti" and self.architecture != BTS_TOOLBOX.name
+
+    @property
     def preprocessing(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """As of every network; for KITTI with the focal length that the depth is expressed in."""
-        reference = {"reference_focal_px": REFERENCE_FOCAL_PX} if self.trained_on == "kitti" else {}
+        """As of every network, with the focal length that the depth is expressed in where it scales with that."""
+        reference = {"reference_focal_px": REFERENCE_FOCAL_PX} if self.scales_with_focal else {}
         return {**super().preprocessing, **reference}
 
     def answer(self, images: torch.Tensor, focal_px: torch.Tensor | None) -> TeacherDepth:
@@ -103,8 +112,8 @@ class BtsTeacher(NetworkTeacher):
         return TeacherDepth(depth if factor is None else depth * factor.to(depth.device, non_blocking=True))
 
     def _focal_factor(self, batch: int, focal_px: torch.Tensor | None) -> torch.Tensor | None:
-        """[B,1,1,1]: focal length over the reference; None for weights trained on NYU, whose depth does not scale."""
-        if self.trained_on != "kitti":
+        """[B,1,1,1]: focal length over the reference; None where depth does not scale with it."""
+        if not self.scales_with_focal:
             return None
         if focal_px is None:
             focal_px = torch.full((batch,), KITTI_FOCAL_PX)
@@ -119,17 +128,18 @@ def load_bts(name: str, weights: Path | int, device: torch.device, trained_on: s
     """A BTS teacher from a checkpoint file, or with random weights from a seed.
 
     Args:
-        name: `bts` (the checkpoint decides which network, DenseNet-161 where it does not), `bts-densenet161` or
-            `bts-resnet50`.
-        weights: a checkpoint in the published layout, or the seed.
+        name: `bts` (the checkpoint decides which network, DenseNet-161 where it does not), `bts-densenet161`,
+            `bts-resnet50` or `bts-toolbox`.
+        weights: a checkpoint in a published layout, or the seed.
         device: where the network goes.
         trained_on: `kitti` or `nyu`.
     Raises:
         CheckpointError: the file is no checkpoint, or that of another network.
     """
     state = None if isinstance(weights, int) else read_state(weights)
-    is_resnet50 = name == "bts-resnet50" or (name == "bts" and state is not None and recognise(state) is BTS_RESNET50)
-    layout = BTS_RESNET50 if is_resnet50 else BTS_DENSENET161
+    found = recognise(state) if state is not None else None
+    named = {layout.teacher: layout for layout in _LAYOUTS}
+    layout = named.get(name, found if found in _LAYOUTS else BTS_DENSENET161)
     network, source, trained = load_network(layout, lambda: BtsNetwork(layout.name), weights, state)
     return BtsTeacher(
         network,

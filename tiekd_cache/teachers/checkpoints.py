@@ -38,10 +38,17 @@ class WeightsSource:
 _BTS_WHERE = (
     "They are published at github.com/cleinc/bts: see its README for the archive bts_eigen_v2_pytorch_{encoder}"
 )
+_ADABINS_WHERE = "They are published at github.com/shariqfarooq123/AdaBins: see its README for AdaBins_kitti.pt"
+_TOOLBOX_WHERE = (
+    "They are published at github.com/zhyever/Monocular-Depth-Estimation-Toolbox: see configs/{config} there for KITTI"
+)
 _SOURCES = {
     "bts": WeightsSource("bts", avoid="nyu", where=_BTS_WHERE.format(encoder="densenet161")),
     "bts-densenet161": WeightsSource("bts", "densenet161", "nyu", _BTS_WHERE.format(encoder="densenet161")),
     "bts-resnet50": WeightsSource("bts", "resnet50", "nyu", _BTS_WHERE.format(encoder="resnet50")),
+    "bts-toolbox": WeightsSource("bts", "r50", "nyu", _TOOLBOX_WHERE.format(config="bts")),
+    "adabins": WeightsSource("adabins", avoid="nyu", where=_ADABINS_WHERE),
+    "adabins-toolbox": WeightsSource("adabins", "efnetb5", "nyu", _TOOLBOX_WHERE.format(config="adabins")),
 }
 
 
@@ -89,7 +96,7 @@ def find_weights(teacher_name: str, checkpoints_dir: Path) -> Path:
     state = "in" if checkpoints_dir.is_dir() else "since there is no folder"
     raise CheckpointError(
         f"No weights for teacher {teacher_name} {state} {checkpoints_dir}. {where_to_get(teacher_name)} "
-        f"Unpack it into {checkpoints_dir}, or pass --weights FILE. "
+        f"Put the file, or the unpacked archive, into {checkpoints_dir}, or pass --weights FILE. "
         "An untrained network to try things out: --weights random:0; a teacher that needs no weights: --teacher lidar."
     )
 

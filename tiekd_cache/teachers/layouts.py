@@ -50,6 +50,46 @@ BTS_RESNET50 = Layout(
     },
     dead=r"encoder\.base_model\.fc\..*",
 )
+BTS_TOOLBOX = Layout(
+    name="bts_toolbox",
+    title="BTS with ResNet-50 in the depth toolbox's layout",
+    teacher="bts-toolbox",
+    signature={"backbone.conv1.weight": None, "decode_head.reduc8x8.reduc.plane_params.weight": None},
+    renames=(
+        (r"^backbone\.", "encoder.base_model."),
+        (r"^decode_head\.conv_depth\.", "decoder.get_depth.0."),
+        (r"^decode_head\.", "decoder."),
+    ),
+)
+_ADABINS_DEAD = r"encoder\.original_model\.bn2\..*"  # after the last convolution, whose plain output is used
+ADABINS = Layout(
+    name="adabins",
+    title="AdaBins in its authors' layout",
+    teacher="adabins",
+    signature={"adaptive_bins_layer.regressor.0.weight": None, "decoder.conv2.weight": None},
+    renames=(  # names of the published files, which the authors' code changes on loading
+        (r"^adaptive_bins_layer\.embedding_conv\.", "adaptive_bins_layer.conv3x3."),
+        (r"\.patch_transformer\.embedding_encoder\.", ".patch_transformer.embedding_convPxP."),
+    ),
+    dead=_ADABINS_DEAD,
+)
+ADABINS_TOOLBOX = Layout(
+    name="adabins_toolbox",
+    title="AdaBins in the depth toolbox's layout",
+    teacher="adabins-toolbox",
+    signature={"decode_head.adaptive_bins_layer.regressor.0.weight": None},
+    renames=(
+        (r"^backbone\.", "encoder."),
+        (r"^decode_head\.(adaptive_bins_layer|conv_out)\.", r"\1."),
+        (r"^decode_head\.conv_list\.0\.conv\.", "decoder.conv2."),
+        (r"^decode_head\.conv_list\.(\d)\.convA\.conv\.", r"decoder.up\1._net.0."),
+        (r"^decode_head\.conv_list\.(\d)\.convA\.bn\.", r"decoder.up\1._net.1."),
+        (r"^decode_head\.conv_list\.(\d)\.convB\.conv\.", r"decoder.up\1._net.3."),
+        (r"^decode_head\.conv_list\.(\d)\.convB\.bn\.", r"decoder.up\1._net.4."),
+        (r"^decode_head\.decode_final_conv\.", "decoder.conv3."),
+    ),
+    dead=rf"{_ADABINS_DEAD}|decode_head\.conv_depth\..*",
+)
 _DEEPER_RESNET = Layout(
     name="bts_other",
     title="BTS with a deeper ResNet (only ResNet-50 and DenseNet-161 are supported)",
@@ -60,21 +100,6 @@ _OTHERS = (
         name="bts_other",
         title="BTS with another encoder (only DenseNet-161 and ResNet-50 are supported)",
         signature={"decoder.upconv5.conv.weight": None, "decoder.reduc8x8.reduc.plane_params.weight": None},
-    ),
-    Layout(
-        name="tiekd_bts_r50",
-        title="BTS with ResNet-50 in the depth toolbox's layout",
-        signature={"backbone.conv1.weight": None, "decode_head.reduc8x8.reduc.plane_params.weight": None},
-    ),
-    Layout(
-        name="adabins",
-        title="AdaBins in its authors' layout",
-        signature={"adaptive_bins_layer.regressor.0.weight": None, "decoder.conv2.weight": None},
-    ),
-    Layout(
-        name="tiekd_adabins",
-        title="AdaBins in the depth toolbox's layout",
-        signature={"decode_head.adaptive_bins_layer.regressor.0.weight": None},
     ),
     Layout(
         name="tiekd_depthformer_swinl",
@@ -97,7 +122,7 @@ _OTHERS = (
         signature={"layer4.0.conv1.weight": None, "fc.weight": None},
     ),
 )
-LAYOUTS = (_DEEPER_RESNET, BTS_DENSENET161, BTS_RESNET50, *_OTHERS)
+LAYOUTS = (_DEEPER_RESNET, BTS_DENSENET161, BTS_RESNET50, BTS_TOOLBOX, ADABINS, ADABINS_TOOLBOX, *_OTHERS)
 
 
 def recognise(state: Mapping[str, torch.Tensor]) -> Layout | None:

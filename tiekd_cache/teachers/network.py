@@ -136,7 +136,7 @@ class NetworkTeacher(Teacher):
         if 0 in shape or (shape[2], shape[3]) != self.input_size(shape[2], shape[3]):
             raise ShapeError(
                 f"Image size {shape[2]}x{shape[3]} px does not suit {self.name}: {self.size_rule}. "
-                "Crop the images, as the KB crop to 352x1216 does."
+                "Crop or resize the images; the KB crop gives 352x1216."
             )
 
     @property
