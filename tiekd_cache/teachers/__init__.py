@@ -11,11 +11,12 @@ from tiekd_cache.errors import CheckpointError, ConfigError
 from tiekd_cache.teachers.base import RANGES_M, Resize, Teacher, TeacherDepth
 from tiekd_cache.teachers.bts import load_bts
 from tiekd_cache.teachers.checkpoints import find_weights
+from tiekd_cache.teachers.depthformer import load_depthformer
 from tiekd_cache.teachers.lidar import LidarTeacher, load_lidar
 
 __all__ = ["NETWORKS", "TEACHERS", "LidarTeacher", "Resize", "Teacher", "TeacherDepth", "find_weights", "load_teacher"]
 
-_NETWORKS = {"bts": load_bts, "bts-densenet161": load_bts, "bts-resnet50": load_bts}
+_NETWORKS = {"bts": load_bts, "bts-densenet161": load_bts, "bts-resnet50": load_bts, "depthformer": load_depthformer}
 NETWORKS = tuple(_NETWORKS)  # the teachers that need weights
 TEACHERS = (*NETWORKS, "lidar")
 

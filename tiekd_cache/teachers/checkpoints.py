@@ -42,6 +42,12 @@ _SOURCES = {
     "bts": WeightsSource("bts", avoid="nyu", where=_BTS_WHERE.format(encoder="densenet161")),
     "bts-densenet161": WeightsSource("bts", "densenet161", "nyu", _BTS_WHERE.format(encoder="densenet161")),
     "bts-resnet50": WeightsSource("bts", "resnet50", "nyu", _BTS_WHERE.format(encoder="resnet50")),
+    "depthformer": WeightsSource(
+        "depthformer",
+        avoid="nyu",
+        where="They are published at github.com/zhyever/Monocular-Depth-Estimation-Toolbox: see its configs/depthformer "
+        "for depthformer_swinl_22k_w7_kitti",
+    ),
 }
 
 
