@@ -7,6 +7,7 @@ Sources: Li et al., "DepthFormer" (2022); `zhyever/Monocular-Depth-Estimation-To
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ class _DepthHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (STEM_CHANNELS, *STAGE_CHANNELS)[::-1]
-        steps = [_UpSample(above + width, width) for above, width in zip(widths, widths[1:], strict=False)]
+        steps = [_UpSample(above + width, width) for above, width in pairwise(widths)]
         self.conv_list = nn.ModuleList([nn.Conv2d(widths[0], widths[0], 1), *steps])
         self.conv_depth = nn.Conv2d(STEM_CHANNELS, 1, 3, padding=1)
         # depth is what is above zero: random weights around zero would say the same for every pixel
@@ -98,7 +99,13 @@ def load_depthformer(name: str, weights: Path | int, device: torch.device, train
     Raises:
         CheckpointError: the file is no checkpoint, or that of another network.
     """
-    network, source, trained = load_network(DEPTHFORMER, DepthFormerNetwork, weights)
+
+    def build() -> DepthFormerNetwork:
+        # 274 million random numbers take seconds; for a file, nobody needs them
+        with torch.device("cpu" if isinstance(weights, int) else "meta"):
+            return DepthFormerNetwork()
+
+    network, source, trained = load_network(DEPTHFORMER, build, weights)
     return DepthFormerTeacher(
         network,
         architecture="depthformer_swinl",

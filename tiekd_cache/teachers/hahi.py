@@ -43,7 +43,7 @@ def cell_centres(height: int, width: int, device: torch.device) -> torch.Tensor:
 
 
 class DeformableAttention(nn.Module):
-    """Each query reads four levels at eight points each, near its reference point; the heads choose their own points."""
+    """Each query reads four levels at eight points each, near its reference point; every head has points of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,9 +88,7 @@ def _read(
     weights = weights.view(batch, queries, _HEADS, _LEVELS, _POINTS).permute(0, 2, 3, 4, 1)
     centres = centres.expand(batch, -1, -1)[:, None]
     total = values.new_zeros(batch * _HEADS, _CHANNELS // _HEADS, queries)
-    for level, (part, (height, width)) in enumerate(
-        zip(values.split([height * width for height, width in sizes], dim=1), sizes, strict=True)
-    ):
+    for level, (part, (height, width)) in enumerate(zip(_parts(values, sizes), sizes, strict=True)):
         planes = part.transpose(1, 2).reshape(batch * _HEADS, _CHANNELS // _HEADS, height, width)
         cells = offsets.new_tensor([width, height])
         # one point at a time: all at once take gigabytes for one KITTI image
@@ -102,6 +100,11 @@ def _read(
     return total.view(batch, _CHANNELS, queries).transpose(1, 2)
 
 
+def _parts(values: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> Sequence[torch.Tensor]:
+    """[B,P,C] -> [B,height*width,C] of each level."""
+    return torch.split(values, [height * width for height, width in sizes], dim=1)
+
+
 def _conv(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
     """Convolution of the same size, batch norm, ReLU."""
     conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
@@ -111,6 +114,11 @@ def _conv(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
 def _flat(x: torch.Tensor) -> torch.Tensor:
     """[B,C,H,W] -> [B,H*W,C]."""
     return x.flatten(2).transpose(1, 2)
+
+
+def _map(vectors: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """[B,H*W,C] -> [B,C,H,W]: the inverse of `_flat`."""
+    return vectors.transpose(1, 2).reshape(vectors.shape[0], vectors.shape[2], *size)
 
 
 class HahiNeck(nn.Module):
@@ -135,9 +143,8 @@ class HahiNeck(nn.Module):
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
         values = self._levels(levels, sizes)
         fused = [self._stem(stem, values, sizes)]
-        parts = values.split([height * width for height, width in sizes], dim=1)
-        for level, part, size, fusion in zip(levels, parts, sizes, self.trans_fusion, strict=True):
-            fused.append(fusion(torch.cat((level, part.transpose(1, 2).unflatten(2, size)), dim=1)))
+        for level, part, size, fusion in zip(levels, _parts(values, sizes), sizes, self.trans_fusion, strict=True):
+            fused.append(fusion(torch.cat((level, _map(part, size)), dim=1)))
         return fused
 
     def _levels(self, levels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -157,5 +164,5 @@ class HahiNeck(nn.Module):
         with torch.autocast(stem.device.type, enabled=False):
             centres = self.reference_points(positions).sigmoid()
         flat = flat + self.multi_att(flat + positions, centres, values, sizes)
-        out: torch.Tensor = self.conv_fusion[0](torch.cat((flat.transpose(1, 2).unflatten(2, size), stem), dim=1))
+        out: torch.Tensor = self.conv_fusion[0](torch.cat((_map(flat, size), stem), dim=1))
         return out

@@ -60,6 +60,7 @@ DEPTHFORMER = Layout(
         "decode_head.conv_depth.weight": (1, 64, 3, 3),
     },
     renames=(
+        (r"^backbone\.norm(\d)\.", r"backbone.norms.\1."),
         (r"\.attn\.w_msa\.", ".attn."),
         (r"\.ffn\.layers\.0\.0\.", ".ffn.0."),
         (r"\.ffn\.layers\.1\.", ".ffn.2."),

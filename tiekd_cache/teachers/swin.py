@@ -136,20 +136,20 @@ class _PatchMerging(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Blocks at one resolution; those with odd number are shifted. `downsample` leads to the next stage."""
+    """Blocks at one resolution; those with odd number are shifted."""
 
     def __init__(self, stage: int) -> None:
         super().__init__()
         channels = STAGE_CHANNELS[stage]
         self.blocks = nn.ModuleList(_Block(channels, _HEADS[stage], block % 2 == 1) for block in range(_DEPTHS[stage]))
-        self.downsample = None if stage == len(_DEPTHS) - 1 else _PatchMerging(channels)
+        self.downsample = nn.Identity() if stage == len(_DEPTHS) - 1 else _PatchMerging(channels)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B,H,W,C] -> [B,H,W,C], before the patches are merged."""
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B,H,W,C] -> the stage's output [B,H,W,C], and the next stage's input [B,H/2,W/2,2C]."""
         mask = shift_mask(x.shape[1], x.shape[2], x.device)
         for block in self.blocks:
             x = block(x, mask)
-        return x
+        return x, self.downsample(x)
 
 
 class _PatchEmbedding(nn.Module):
@@ -173,8 +173,7 @@ class SwinWithStem(nn.Module):
         super().__init__()
         self.patch_embed = _PatchEmbedding()
         self.stages = nn.ModuleList(_Stage(stage) for stage in range(len(_DEPTHS)))
-        for stage, channels in enumerate(STAGE_CHANNELS):
-            self.add_module(f"norm{stage}", nn.LayerNorm(channels))
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in STAGE_CHANNELS)
         self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS)
 
@@ -182,9 +181,7 @@ class SwinWithStem(nn.Module):
         """[B,3,H,W], H and W multiples of 32 -> the stem's 64 channels at 1/2; 192, 384, 768, 1536 at 1/4 to 1/32."""
         features = [F.relu(self.bn1(self.conv1(images)))]
         x = self.patch_embed(images)
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            features.append(self.get_submodule(f"norm{index}")(x).permute(0, 3, 1, 2).contiguous())
-            if stage.downsample is not None:
-                x = stage.downsample(x)
+        for stage, norm in zip(self.stages, self.norms, strict=True):
+            out, x = stage(x)
+            features.append(norm(out).permute(0, 3, 1, 2).contiguous())
         return features
