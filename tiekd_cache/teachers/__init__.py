@@ -12,6 +12,7 @@ from tiekd_cache.teachers.adabins import load_adabins
 from tiekd_cache.teachers.base import RANGES_M, Resize, Teacher, TeacherDepth
 from tiekd_cache.teachers.bts import load_bts
 from tiekd_cache.teachers.checkpoints import find_weights
+from tiekd_cache.teachers.depthformer import load_depthformer
 from tiekd_cache.teachers.lidar import LidarTeacher, load_lidar
 
 __all__ = ["NETWORKS", "TEACHERS", "LidarTeacher", "Resize", "Teacher", "TeacherDepth", "find_weights", "load_teacher"]
@@ -23,6 +24,7 @@ _NETWORKS = {
     "bts-toolbox": load_bts,
     "adabins": load_adabins,
     "adabins-toolbox": load_adabins,
+    "depthformer": load_depthformer,
 }
 NETWORKS = tuple(_NETWORKS)  # the teachers that need weights
 TEACHERS = (*NETWORKS, "lidar")

@@ -49,6 +49,7 @@ _SOURCES = {
     "bts-toolbox": WeightsSource("bts", "r50", "nyu", _TOOLBOX_WHERE.format(config="bts")),
     "adabins": WeightsSource("adabins", avoid="nyu", where=_ADABINS_WHERE),
     "adabins-toolbox": WeightsSource("adabins", "efnetb5", "nyu", _TOOLBOX_WHERE.format(config="adabins")),
+    "depthformer": WeightsSource("depthformer", avoid="nyu", where=_TOOLBOX_WHERE.format(config="depthformer")),
 }
 
 
@@ -111,7 +112,8 @@ def fit_state(network: nn.Module, state: Mapping[str, torch.Tensor], layout: Lay
     """Load a published state dictionary into a network, completely or not at all.
 
     Args:
-        network: its state dictionary's names are those of the layout after renaming.
+        network: its state dictionary's names are those of the layout after renaming. One without storage (on the
+            device `meta`) gets the file's tensors themselves.
         state: as read from a file, without prefixes.
         layout: names of the published file, and which of them have no use.
         path: the file, for errors.
@@ -139,7 +141,19 @@ def fit_state(network: nn.Module, state: Mapping[str, torch.Tensor], layout: Lay
         raise CheckpointError(
             f"{path} does not fit {layout.title}: {'; '.join(problem for problem in problems if problem)}.{looks}{use}"
         )
-    network.load_state_dict(given, strict=False)  # strict but for step counters: the comparison above was complete
+    if next(network.parameters()).is_meta:
+        _adopt(network, given)
+    else:
+        network.load_state_dict(given, strict=False)  # all but step counters: the comparison above was complete
+
+
+def _adopt(network: nn.Module, given: Mapping[str, torch.Tensor]) -> None:
+    """Make the given tensors the network's own, in its types; step counters begin at zero."""
+    state = {
+        key: given[key].to(tensor.dtype) if key in given else torch.zeros_like(tensor, device="cpu")
+        for key, tensor in network.state_dict().items()
+    }
+    network.load_state_dict(state, assign=True)
 
 
 def _other_shapes(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:

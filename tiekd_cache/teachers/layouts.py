@@ -90,6 +90,24 @@ ADABINS_TOOLBOX = Layout(
     ),
     dead=rf"{_ADABINS_DEAD}|decode_head\.conv_depth\..*",
 )
+DEPTHFORMER = Layout(
+    name="tiekd_depthformer_swinl",
+    title="DepthFormer with Swin-L in the depth toolbox's layout",
+    teacher="depthformer",
+    signature={
+        "neck.level_embed": (4, 512),
+        "backbone.norm3.weight": (1536,),
+        "decode_head.conv_depth.weight": (1, 64, 3, 3),
+    },
+    renames=(
+        (r"^backbone\.norm(\d)\.", r"backbone.norms.\1."),
+        (r"\.attn\.w_msa\.", ".attn."),
+        (r"\.ffn\.layers\.0\.0\.", ".ffn.0."),
+        (r"\.ffn\.layers\.1\.", ".ffn.2."),
+        (r"(\.conv_list\..*)\.conv\.", r"\1."),
+    ),
+    dead=r"decode_head\.conv_out\.0\..*|.*\.relative_position_index",  # the second is a constant
+)
 _DEEPER_RESNET = Layout(
     name="bts_other",
     title="BTS with a deeper ResNet (only ResNet-50 and DenseNet-161 are supported)",
@@ -102,8 +120,8 @@ _OTHERS = (
         signature={"decoder.upconv5.conv.weight": None, "decoder.reduc8x8.reduc.plane_params.weight": None},
     ),
     Layout(
-        name="tiekd_depthformer_swinl",
-        title="DepthFormer in the depth toolbox's layout",
+        name="depthformer_other",
+        title="DepthFormer with another encoder (only Swin-L is supported)",
         signature={"neck.level_embed": None, "decode_head.conv_depth.weight": None},
     ),
     Layout(
@@ -122,7 +140,10 @@ _OTHERS = (
         signature={"layer4.0.conv1.weight": None, "fc.weight": None},
     ),
 )
-LAYOUTS = (_DEEPER_RESNET, BTS_DENSENET161, BTS_RESNET50, BTS_TOOLBOX, ADABINS, ADABINS_TOOLBOX, *_OTHERS)
+LAYOUTS = (
+    *(_DEEPER_RESNET, BTS_DENSENET161, BTS_RESNET50, BTS_TOOLBOX, ADABINS, ADABINS_TOOLBOX, DEPTHFORMER),
+    *_OTHERS,
+)
 
 
 def recognise(state: Mapping[str, torch.Tensor]) -> Layout | None:
