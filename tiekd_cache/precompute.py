@@ -202,8 +202,7 @@ def _answer_batch(teacher: Teacher, frames: Sequence[Frame], rules: AnswerRules)
     said = teacher.predict_frames(frames)
     depth = _checked(said.depth, teacher, frames, rules)
     if rules.flip_average:
-        mirrored = [replace(frame, image=np.ascontiguousarray(frame.image[:, ::-1])) for frame in frames]
-        flipped = _checked(teacher.predict_frames(mirrored).depth, teacher, frames, rules)
+        flipped = _checked(teacher.predict_frames([frame.mirrored() for frame in frames]).depth, teacher, frames, rules)
         depth = (depth + flipped.flip(-1)) / 2
     return TeacherDepth(depth, said.resize)
 

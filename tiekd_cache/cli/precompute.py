@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from tiekd_cache.cli.common import data_options, json_option, note, open_source, print_result
-from tiekd_cache.cli.teacher_options import answer_options, speed_options, teacher_options
+from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 
 
 @click.command()
-@click.option("--teacher", required=True, help="bts, bts-resnet50, bts-densenet161, or lidar (needs no weights).")
+@click.option("--teacher", required=True, help=TEACHER_HELP)
 @teacher_options
 @click.option("--store", type=click.Path(path_type=Path), help="Where to write.  [default: stores/TEACHER.zarr]")
 @data_options
@@ -23,6 +23,7 @@ def precompute(
     teacher: str,
     weights: str | None,
     trained_on: str,
+    align: str | None,
     store: Path | None,
     device: str,
     as_json: bool,
@@ -37,16 +38,18 @@ def precompute(
       tiekd-cache precompute --teacher bts
       tiekd-cache precompute --teacher lidar --kitti /data/kitti --store stores/lidar.zarr
       tiekd-cache precompute --teacher bts --weights random:0 --split all --device cpu
+      tiekd-cache precompute --teacher hf:depth-anything/Depth-Anything-V2-Small-hf --align gt
     """
+    from tiekd_cache.data.places import default_store_path
     from tiekd_cache.precompute import PrecomputeConfig
     from tiekd_cache.precompute import precompute as run_precompute
     from tiekd_cache.teachers import load_teacher
 
     source = open_source(given, "train")
-    loaded = load_teacher(teacher, weights=weights, device=device, trained_on=trained_on)
+    loaded = load_teacher(teacher, weights=weights, device=device, trained_on=trained_on, align=align)
     if not loaded.trained:
         note(f"UNTRAINED: {teacher} has random weights ({loaded.weights_source}); the store will say so.")
-    path = store if store is not None else Path("stores") / f"{teacher}.zarr"
+    path = store if store is not None else default_store_path(teacher)
     report = run_precompute(loaded, source, path, PrecomputeConfig(**given), note=note)
     for frame_id, reason in report.skipped:
         note(f"No response to {frame_id}: {reason}")
