@@ -103,17 +103,11 @@ def load_frame(teacher: Teacher, source: FrameSource, frame_id: str) -> Frame:
     return replace(frame, gt_depth=source.lidar_depth(frame_id)) if teacher.needs_lidar else frame
 
 
-def mirrored(frame: Frame) -> Frame:
-    """The frame as in a mirror: its image, and its depth where it has one."""
-    gt_depth = None if frame.gt_depth is None else np.ascontiguousarray(frame.gt_depth[:, ::-1])
-    return replace(frame, image=np.ascontiguousarray(frame.image[:, ::-1]), gt_depth=gt_depth)
-
-
 def load_batch(teacher: Teacher, source: FrameSource, frame_ids: Sequence[str], rules: AnswerRules) -> FrameBatch:
     """What goes through the teacher at once: the frames and, with flip averaging, then their mirror images."""
     frames = [load_frame(teacher, source, frame_id) for frame_id in frame_ids]
     if rules.flip_average:
-        frames += [mirrored(frame) for frame in frames]
+        frames += [frame.mirrored() for frame in frames]
     return FrameBatch(frames, pin=teacher.device.type == "cuda")
 
 

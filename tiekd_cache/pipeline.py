@@ -53,7 +53,8 @@ def run_recipe(
         TiekdError: as the stages; ConfigError where the run folder holds a run with other settings.
     """
     train, test = _open_data(recipe, progress, note)
-    teacher = load_teacher(recipe.teacher.name, weights=recipe.teacher.weights, device=recipe.device)
+    chosen = recipe.teacher
+    teacher = load_teacher(chosen.name, weights=chosen.weights, device=recipe.device, align=chosen.align)
     made = precompute(teacher, train, recipe.store_path, recipe.precompute, progress=progress, note=note)
     note(f"Store: {recipe.store_path}, {made.frames} responses ({made.made} made now)")
     if made.warning is not None:

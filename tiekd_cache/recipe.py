@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tiekd_cache.config import apply_overrides, from_mapping, read_toml
+from tiekd_cache.data.places import default_store_path
 from tiekd_cache.data.transforms import Augmentation
 from tiekd_cache.distill_config import DistillConfig, OptimiserConfig, StudentConfig, TrainConfig
 from tiekd_cache.evaluate import EvaluateConfig
@@ -55,11 +56,13 @@ class TeacherSection:
         name: e.g. `bts`.
         weights: checkpoint or `random:SEED`; None = found under checkpoints/.
         store: where its responses go; None = OUT/TEACHER.zarr.
+        align: `gt` fits a relative model to each frame's LiDAR depth; None for metric teachers.
     """
 
     name: str = "bts"
     weights: str | None = None
     store: str | None = None
+    align: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,9 @@ class Recipe:
     @property
     def store_path(self) -> Path:
         """Folder of the teacher's responses."""
-        return (
-            Path(self.teacher.store) if self.teacher.store is not None else Path(self.out) / f"{self.teacher.name}.zarr"
-        )
+        if self.teacher.store is not None:
+            return Path(self.teacher.store)
+        return default_store_path(self.teacher.name, Path(self.out))
 
 
 def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:

@@ -73,6 +73,7 @@ def import_files(
       tiekd-cache import maps --teacher mine --pattern '{drive}_{index}.npy' --store stores/mine.zarr
       tiekd-cache import bts.h5 --store stores/bts.zarr
     """
+    from tiekd_cache.data.places import default_store_path
     from tiekd_cache.transfer import ImportConfig, Scale, import_folder, import_hdf5
 
     if files.suffix.lower() in (".h5", ".hdf5"):
@@ -85,7 +86,7 @@ def import_files(
     else:
         if teacher is None:
             raise click.UsageError("Say whose responses these are with --teacher NAME.")
-        path = store if store is not None else Path("stores") / f"{teacher}.zarr"
+        path = store if store is not None else default_store_path(teacher)
         config = ImportConfig(
             teacher=teacher,
             scale=None if scale is None else Scale.parse(scale),

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from tiekd_cache.cli.common import data_options, json_option, note, open_source, print_result
-from tiekd_cache.cli.teacher_options import answer_options, speed_options, teacher_options
+from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 from tiekd_cache.progress import no_progress_bar, progress_bar
 
 
 @click.command()
-@click.option("--teacher", required=True, help="One of `tiekd-cache teachers`: bts, adabins, lidar (needs no weights).")
+@click.option("--teacher", required=True, help=TEACHER_HELP)
 @teacher_options
 @click.option("--store", type=click.Path(path_type=Path), help="Where to write.  [default: stores/TEACHER.zarr]")
 @data_options
@@ -29,6 +29,7 @@ def precompute(
     teacher: str,
     weights: str | None,
     trained_on: str,
+    align: str | None,
     store: Path | None,
     device: str,
     shard_range: str | None,
@@ -45,8 +46,10 @@ def precompute(
       tiekd-cache precompute --teacher bts
       tiekd-cache precompute --teacher lidar --kitti /data/kitti --store stores/lidar.zarr
       tiekd-cache precompute --teacher bts --weights random:0 --split all --device cpu
+      tiekd-cache precompute --teacher hf:depth-anything/Depth-Anything-V2-Small-hf --align gt
       tiekd-cache precompute --teacher bts --precision bf16 --shard-range 0/16
     """
+    from tiekd_cache.data.places import default_store_path
     from tiekd_cache.launch import Launch, ShardRange
     from tiekd_cache.precompute import PrecomputeConfig
     from tiekd_cache.precompute import precompute as run_precompute
@@ -55,10 +58,10 @@ def precompute(
     launch = Launch.from_environment()
     shards = None if shard_range is None else ShardRange.parse(shard_range)
     source = open_source(given, "train")
-    loaded = load_teacher(teacher, weights=weights, device=launch.device(device), trained_on=trained_on)
+    loaded = load_teacher(teacher, weights=weights, device=launch.device(device), trained_on=trained_on, align=align)
     if not loaded.trained:
         note(f"UNTRAINED: {teacher} has random weights ({loaded.weights_source}); the store will say so.")
-    path = store if store is not None else Path("stores") / f"{teacher}.zarr"
+    path = store if store is not None else default_store_path(teacher)
     progress = progress_bar if launch.rank == 0 else no_progress_bar
     config = PrecomputeConfig(**given)
     report = run_precompute(loaded, source, path, config, shards=shards, launch=launch, progress=progress, note=note)

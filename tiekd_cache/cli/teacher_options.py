@@ -10,9 +10,13 @@ import click
 
 from tiekd_cache.cli.common import Command
 
+TEACHER_HELP = (
+    "bts, bts-resnet50, bts-densenet161, lidar (no weights), hf:ORG/NAME, or your own package.module:factory."
+)
+
 
 def teacher_options(command: Command) -> Command:
-    """--weights and --trained-on: what `load_teacher` needs beside the teacher's name."""
+    """--weights, --trained-on and --align: what `load_teacher` needs beside the teacher's name."""
     return _add(
         command,
         click.option(
@@ -26,6 +30,11 @@ def teacher_options(command: Command) -> Command:
             default="kitti",
             show_default=True,
             help="Data set whose depth range (80 m, 10 m) the weights were trained for.",
+        ),
+        click.option(
+            "--align",
+            type=click.Choice(["gt"]),
+            help="Fit a relative hf: model's scale and shift to each frame's sparse ground truth.",
         ),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +33,11 @@ class Frame:
     def focal_px(self) -> float:
         """Horizontal focal length in pixels."""
         return float(self.intrinsics[0, 0])
+
+    def mirrored(self) -> Frame:
+        """The frame with left and right exchanged, its measured depth too; the intrinsics stay as they are."""
+        gt_depth = None if self.gt_depth is None else np.ascontiguousarray(self.gt_depth[:, ::-1])
+        return replace(self, image=np.ascontiguousarray(self.image[:, ::-1]), gt_depth=gt_depth)
 
 
 class FrameSource(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
@@ -14,3 +15,9 @@ def default_kitti_root() -> Path:
 def default_checkpoints_dir() -> Path:
     """$TIEKD_CHECKPOINTS, or `checkpoints` in the working directory."""
     return Path(os.environ.get("TIEKD_CHECKPOINTS") or "checkpoints")
+
+
+def default_store_path(teacher: str, folder: Path = Path("stores")) -> Path:
+    """`FOLDER/TEACHER.zarr`; for `hf:ORG/NAME` and `package.module:factory` with `-` for what no file name needs."""
+    parts = [part for part in re.split(r"[^A-Za-z0-9._-]+", teacher) if part.strip(".")]
+    return folder / f"{'-'.join(parts) or 'teacher'}.zarr"
