@@ -157,7 +157,7 @@ def test_random_weights_work_and_trained_on_nyu_means_ten_metres() -> None:
     assert teacher.clamps_to == (1e-3, 10.0)
     said = teacher.predict(torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(0)))
     assert torch.isfinite(said.depth).all()
-    assert said.depth.std() > 0
+    assert said.depth.std() > 0.05  # metres: not one value, nor less than a store tells apart
     assert said.resize is not None
     assert (said.resize.size, said.resize.align_corners) == ((32, 64), True)
 

@@ -48,7 +48,8 @@ class _DepthHead(nn.Module):
         steps = [_UpSample(above + width, width) for above, width in pairwise(widths)]
         self.conv_list = nn.ModuleList([nn.Conv2d(widths[0], widths[0], 1), *steps])
         self.conv_depth = nn.Conv2d(STEM_CHANNELS, 1, 3, padding=1)
-        # depth is what is above zero: random weights around zero would say the same for every pixel
+        # for random weights alone, which shrink every map: a depth of some metres that varies a little
+        nn.init.normal_(self.conv_depth.weight, std=5.0)
         nn.init.constant_(self.conv_depth.bias, 5.0)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
