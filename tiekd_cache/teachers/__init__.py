@@ -53,7 +53,7 @@ def load_teacher(
     if name == "lidar":
         return load_lidar(weights)
     if weights is None:
-        weights = find_weights(name, default_checkpoints_dir())
+        weights = find_weights(name, default_checkpoints_dir(), trained_on)
     return _NETWORKS[name](name, _file_or_seed(weights), where, trained_on)
 
 
