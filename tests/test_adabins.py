@@ -109,6 +109,7 @@ def test_parity_of_the_flip_average(published: Published, shared_dir: Path) -> N
     assert worst_of_samples(depth, published.fields, "tta") <= 1.5e-3
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_an_image_of_a_batch_is_answered_as_it_is_alone_at_another_size(published: Published) -> None:
     images = torch.cat([published.images, published.images.flip(-1) + 0.5])[..., :256, 64:]
