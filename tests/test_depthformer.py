@@ -164,7 +164,7 @@ def test_random_weights_work_and_trained_on_nyu_means_ten_metres() -> None:
 
 def test_without_weights_the_error_says_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIEKD_CHECKPOINTS", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"zhyever/Monocular-Depth-Estimation-Toolbox.*depthformer_swinl_22k"):
+    with pytest.raises(CheckpointError, match=r"zhyever/Monocular-Depth-Estimation-Toolbox.*configs/depthformer"):
         load_teacher("depthformer")
 
 

@@ -6,12 +6,18 @@ import importlib.util
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from fakes import MemoryFrames
+
+from tiekd_cache.data.frame import Frame
+from tiekd_cache.precompute import PrecomputeConfig, answer_frames
+from tiekd_cache.teachers import Teacher
 
 
 def fill_recipe(shared_dir: Path) -> ModuleType:
@@ -54,3 +60,35 @@ def parity_images(shared_dir: Path, fields: Mapping[str, Any]) -> torch.Tensor:
     """The picture [1,3,H,W], already normalised, that golden outputs were computed for."""
     image = fill_recipe(shared_dir).image(int(fields["height"]), int(fields["width"]), int(fields["seed"]))
     return torch.from_numpy(image)[None]
+
+
+def publish_mmcv(state: Mapping[str, torch.Tensor], path: Path) -> Path:
+    """Save weights as the depth toolbox does: under `state_dict`, beside facts on the training."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"meta": {"epoch": 24, "iter": 38000}, "state_dict": dict(state)}, path)
+    return path
+
+
+class ParityFrames(MemoryFrames):
+    """The picture of golden outputs as the only frame of a data set."""
+
+    def __init__(self, shared_dir: Path, fields: Mapping[str, Any]) -> None:
+        height, width = int(fields["height"]), int(fields["width"])
+        super().__init__(1, (height, width))
+        self._image = fill_recipe(shared_dir).image_u8(height, width, int(fields["seed"]))
+
+    def load(self, frame_id: str, *, with_gt: bool = False) -> Frame:
+        return replace(super().load(frame_id, with_gt=with_gt), image=self._image)
+
+
+def flip_averaged(teacher: Teacher, shared_dir: Path, fields: Mapping[str, Any]) -> torch.Tensor:
+    """[H,W] metres: what stage one makes of the golden picture, brought to its size as a store does it."""
+    frames = ParityFrames(shared_dir, fields)
+    native = torch.from_numpy(answer_frames(teacher, frames, frames.frame_ids, PrecomputeConfig(flip_average=True)))
+    resize = teacher.predict(parity_images(shared_dir, fields)).resize
+    return (native[None] if resize is None else resize(native[None]))[0, 0]
+
+
+def worst_of_samples(given: torch.Tensor, fields: Mapping[str, Any], name: str) -> float:
+    """Largest difference between a tensor and the golden samples of `name`."""
+    return float(np.abs(given.flatten()[torch.from_numpy(fields[f"{name}_idx"])].numpy() - fields[f"{name}_val"]).max())

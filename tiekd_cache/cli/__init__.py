@@ -18,6 +18,7 @@ from tiekd_cache.cli.exchange import export_store, import_files
 from tiekd_cache.cli.precompute import precompute
 from tiekd_cache.cli.run import run
 from tiekd_cache.cli.store import info, verify
+from tiekd_cache.cli.teachers import teachers
 from tiekd_cache.version import __version__
 
 
@@ -34,5 +35,18 @@ def main() -> None:
     """
 
 
-for _command in (demo, precompute, distill, evaluate, info, verify, import_files, export_store, run, doctor, bench):
+for _command in (
+    demo,
+    precompute,
+    distill,
+    evaluate,
+    info,
+    verify,
+    import_files,
+    export_store,
+    run,
+    doctor,
+    bench,
+    teachers,
+):
     main.add_command(_command)

@@ -12,8 +12,8 @@ from tiekd_cache.teachers.adabins import load_adabins
 from tiekd_cache.teachers.base import RANGES_M, Resize, Teacher, TeacherDepth
 from tiekd_cache.teachers.bts import load_bts
 from tiekd_cache.teachers.checkpoints import find_weights
-from tiekd_cache.teachers.depthformer import load_depthformer
 from tiekd_cache.teachers.custom import installed_teachers, load_custom, load_installed
+from tiekd_cache.teachers.depthformer import load_depthformer
 from tiekd_cache.teachers.huggingface import PREFIX, load_huggingface
 from tiekd_cache.teachers.lidar import LidarTeacher, load_lidar
 
@@ -71,7 +71,7 @@ def load_teacher(
     if name == "lidar":
         return load_lidar(weights)
     if name in _NETWORKS:
-        chosen = find_weights(name, default_checkpoints_dir()) if weights is None else weights
+        chosen = find_weights(name, default_checkpoints_dir(), trained_on) if weights is None else weights
         return _NETWORKS[name](name, _file_or_seed(chosen), where, trained_on)
     if name in installed_teachers():
         return load_installed(name, weights, where)

@@ -25,7 +25,7 @@ class WeightsSource:
     Attributes:
         begins: a part of the file's path below the checkpoints folder begins with this, in any case.
         prefer: where several files do, those that have this in their path are preferred ("" = no preference).
-        avoid: files with this in their path belong to another data set and are left out ("" = none).
+        avoid: files with this in their path belong to that data set, others to KITTI ("" = no such rule).
         where: where to get the weights, a sentence for the user.
     """
 
@@ -58,20 +58,22 @@ def where_to_get(teacher_name: str) -> str:
     return f"{_SOURCES[teacher_name].where}."
 
 
-def weights_files(teacher_name: str, checkpoints_dir: Path) -> list[Path]:
+def weights_files(teacher_name: str, checkpoints_dir: Path, trained_on: str = "kitti") -> list[Path]:
     """The files in a folder of checkpoints that may hold a teacher's weights, by their names alone; sorted."""
     source = _SOURCES[teacher_name]
     files = [path for level in range(_MAX_LEVELS) for path in checkpoints_dir.glob("*/" * level + "*")]
-    files = [path for path in files if path.is_file() and _may_be(path.relative_to(checkpoints_dir), source)]
+    files = [
+        path for path in files if path.is_file() and _may_be(path.relative_to(checkpoints_dir), source, trained_on)
+    ]
     unpacked = [path for path in files if path.suffix.lower() != ".zip"] or files
     preferred = [path for path in unpacked if source.prefer in str(path.relative_to(checkpoints_dir)).lower()]
     return sorted(preferred or unpacked)
 
 
-def _may_be(relative: Path, source: WeightsSource) -> bool:
-    """Whether a path has a weights file's name and the teacher's."""
+def _may_be(relative: Path, source: WeightsSource, trained_on: str) -> bool:
+    """Whether a path has a weights file's name, the teacher's and the data set's."""
     text = str(relative).lower()
-    if relative.name.startswith(".") or (source.avoid and source.avoid in text):
+    if relative.name.startswith(".") or (source.avoid and (source.avoid in text) != (source.avoid == trained_on)):
         return False
     name, suffix = relative.name.lower(), relative.suffix.lower()
     if suffix not in (*_SUFFIXES, ".zip") and (not name.startswith("model") or suffix in _NOT_WEIGHTS):
@@ -79,13 +81,13 @@ def _may_be(relative: Path, source: WeightsSource) -> bool:
     return any(part.lower().startswith(source.begins) for part in relative.parts)
 
 
-def find_weights(teacher_name: str, checkpoints_dir: Path) -> Path:
+def find_weights(teacher_name: str, checkpoints_dir: Path, trained_on: str = "kitti") -> Path:
     """The one file in a folder of checkpoints, or up to two folders below, that holds a teacher's weights.
 
     Raises:
         CheckpointError: none, saying where to get them; or several, listing them.
     """
-    found = weights_files(teacher_name, checkpoints_dir)
+    found = weights_files(teacher_name, checkpoints_dir, trained_on)
     if len(found) == 1:
         return found[0]
     if found:
@@ -94,9 +96,10 @@ def find_weights(teacher_name: str, checkpoints_dir: Path) -> Path:
             f"{len(found)} files in {checkpoints_dir} may be the weights of {teacher_name}: {listed}. "
             "Choose one with --weights FILE."
         )
+    other = "" if trained_on == "kitti" else f" trained on {trained_on} (which must be part of the file's path)"
     state = "in" if checkpoints_dir.is_dir() else "since there is no folder"
     raise CheckpointError(
-        f"No weights for teacher {teacher_name} {state} {checkpoints_dir}. {where_to_get(teacher_name)} "
+        f"No weights for teacher {teacher_name}{other} {state} {checkpoints_dir}. {where_to_get(teacher_name)} "
         f"Put the file, or the unpacked archive, into {checkpoints_dir}, or pass --weights FILE. "
         "An untrained network to try things out: --weights random:0; a teacher that needs no weights: --teacher lidar."
     )
