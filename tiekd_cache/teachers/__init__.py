@@ -12,10 +12,21 @@ from tiekd_cache.teachers.base import RANGES_M, Resize, Teacher, TeacherDepth
 from tiekd_cache.teachers.bts import load_bts
 from tiekd_cache.teachers.checkpoints import find_weights
 from tiekd_cache.teachers.custom import installed_teachers, load_custom, load_installed
-from tiekd_cache.teachers.huggingface import PREFIX, load_huggingface
+from tiekd_cache.teachers.hub import PREFIX, load_huggingface
 from tiekd_cache.teachers.lidar import LidarTeacher, load_lidar
 
-__all__ = ["NETWORKS", "TEACHERS", "LidarTeacher", "Resize", "Teacher", "TeacherDepth", "find_weights", "load_teacher"]
+__all__ = [
+    "NETWORKS",
+    "PREFIX",
+    "TEACHERS",
+    "LidarTeacher",
+    "Resize",
+    "Teacher",
+    "TeacherDepth",
+    "find_weights",
+    "installed_teachers",
+    "load_teacher",
+]
 
 _NETWORKS = {"bts": load_bts, "bts-densenet161": load_bts, "bts-resnet50": load_bts}
 NETWORKS = tuple(_NETWORKS)  # the teachers that need weights
