@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from e2e.command_line import fail, succeed
+from fakes import MemoryFrames
 from kitti_helpers import write_kitti, write_split
 
 from tiekd_cache.data.places import default_store_path
-from tiekd_cache.errors import ConfigError, DataError
+from tiekd_cache.errors import ConfigError, DataError, ShapeError
+from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.store import open_store
 from tiekd_cache.teachers import load_teacher
 
@@ -64,6 +66,9 @@ def test_the_factory_gets_what_it_asks_for(here: Path) -> None:
 MISTAKES = """
 import math
 from tiekd_cache.errors import DataError
+from tiekd_cache.teachers import Teacher
+class Unnamed(Teacher):
+    digest = device = predict = None
 number = 3
 def fails(): raise KeyError("no\\nsuch")
 def data(): raise DataError("one line of its own")
@@ -80,6 +85,8 @@ def other(): return math
         ("mistakes:number", "number is a int, not a function or class"),
         ("mistakes:fails", "the factory raised KeyError: 'no"),
         ("mistakes:other", r"gave a module, not a tiekd_cache\.teachers\.Teacher"),
+        ("mistakes:Unnamed", "its name must be a text"),
+        ("mistakes:Teacher", "the factory raised TypeError: Can't instantiate abstract class"),
         ("broken:build", "importing broken failed: ZeroDivisionError: division by zero"),
         ("needing:build", "importing needing failed: ModuleNotFoundError: No module named 'unheard_of'"),
         ("mistakes:", r"named package\.module:factory"),
@@ -93,6 +100,13 @@ def test_mistakes_are_one_line(here: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_teacher(name)
     assert "\n" not in str(caught.value)
+
+
+def test_depth_of_another_shape_stops_stage_one(here: Path) -> None:
+    (here / "flat.py").write_text(example().replace("TeacherDepth(small,", "TeacherDepth(small[:, 0],"))
+    teacher = load_teacher("flat:build")
+    with pytest.raises(ShapeError, match=r"must be \[B,1,h,w\], not \[1, 32, 48\]"):
+        precompute(teacher, MemoryFrames(1), here / "a.zarr", PrecomputeConfig())
 
 
 def test_its_own_errors_pass_and_needless_weights_do_not(here: Path) -> None:

@@ -72,6 +72,7 @@ def test_metric_models_are_used_as_they_are(models: Path, family: str, size: tup
     assert not said.depth.is_inference()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # transformers 4, new torch
 def test_zoedepth_is_resized_and_cropped_as_its_processor_does(models: Path) -> None:
     teacher = load(models, "zoedepth")
     frames = two_frames()
