@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from fakes import FormulaTeacher, MemoryFrames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tiekd_cache.data.frame import Frame
 from tiekd_cache.errors import DataError
+from tiekd_cache.precompute import PrecomputeConfig, precompute
+from tiekd_cache.store import open_store
+from tiekd_cache.teachers import TeacherDepth
 from tiekd_cache.teachers.align import fit_scale_shift, to_depth
 
 
@@ -66,3 +75,22 @@ def test_depth_stays_in_range() -> None:
 def test_what_cannot_be_aligned_names_the_frame(predicted: object, depth: object, message: str) -> None:
     with pytest.raises(DataError, match=rf"Frame drive/cam/7.*{message}"):
         fit_scale_shift(predicted, depth, "drive/cam/7")  # type: ignore[arg-type]
+
+
+class LidarEcho(FormulaTeacher):
+    """Says the LiDAR depth that it is given, 0 where there is none."""
+
+    needs_lidar = True
+
+    def predict_frames(self, frames: Sequence[Frame]) -> TeacherDepth:
+        return TeacherDepth(torch.stack([torch.from_numpy(frame.gt_depth) for frame in frames]).unsqueeze(1))
+
+
+def test_flip_averaging_mirrors_the_lidar_with_the_image(tmp_path: Path) -> None:
+    source = MemoryFrames(2)
+    precompute(LidarEcho(), source, tmp_path / "a.zarr", PrecomputeConfig(flip_average=True))
+    for frame_id, depth in ((frame_id, open_store(tmp_path / "a.zarr")[frame_id]) for frame_id in source.frame_ids):
+        expected = source.lidar_depth(frame_id)
+        assert expected is not None
+        assert not np.array_equal(expected, expected[:, ::-1])
+        np.testing.assert_allclose(depth, expected, atol=1 / 128)

@@ -11,7 +11,7 @@ from store_helpers import build_schema, frame_list
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.store import open_store
-from tiekd_cache.teacher_check import check_against_teacher, teacher_to_run
+from tiekd_cache.teacher_check import check_against_teacher, teacher_settings, teacher_to_run
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -74,3 +74,27 @@ def test_which_teacher_is_to_run() -> None:
         teacher_to_run(schema(architecture="imported"), None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="does not have"):
         teacher_to_run(schema(name="other", architecture="other_v1"), None)  # type: ignore[arg-type]
+
+
+def test_a_store_never_decides_which_code_runs() -> None:
+    named = {"name": "os:abort", "digest": "0", "architecture": "x_v1", "weights": "none", "trained": True}
+    schema = build_schema(frame_list(2), teacher=named)
+    with pytest.raises(ConfigError, match=r"--teacher package\.module:factory"):
+        teacher_to_run(schema, None)
+    assert teacher_to_run(schema, None, "mine:build") == ("mine:build", None)
+    assert teacher_to_run(schema, "x.pth", "mine:build") == ("mine:build", "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "settings"),
+    [
+        ({}, {}),
+        ({"max_depth": 80.0}, {"trained_on": "kitti"}),
+        ({"max_depth": 10.0}, {"trained_on": "nyu"}),
+        ({"align": {"method": "gt", "max_depth": 10.0}}, {"align": "gt", "trained_on": "nyu"}),
+    ],
+)
+def test_the_other_settings_come_from_the_store(preprocessing: object, settings: object) -> None:
+    images = {"crop": "none", "image_size": (96, 128), "flip_average": True, "preprocessing": preprocessing}
+    schema = build_schema(frame_list(2), input=images, native_size=(96, 128))
+    assert teacher_settings(schema) == settings

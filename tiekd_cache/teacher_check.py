@@ -14,7 +14,8 @@ from tiekd_cache.precompute import PrecomputeConfig, answer_frames
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.speed import check_precision
 from tiekd_cache.store import ResponseStore, StoreSchema
-from tiekd_cache.teachers import TEACHERS, Teacher
+from tiekd_cache.teachers import PREFIX, TEACHERS, Teacher, installed_teachers
+from tiekd_cache.teachers.base import RANGES_M
 from tiekd_cache.transfer.import_folder import IMPORTED
 
 DEVICE_TOLERANCE_M = 1e-3
@@ -88,11 +89,16 @@ def _short(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def teacher_to_run(schema: StoreSchema, weights: str | Path | None) -> tuple[str, str | Path | None]:
+def teacher_to_run(
+    schema: StoreSchema, weights: str | Path | None, chosen: str | None = None
+) -> tuple[str, str | Path | None]:
     """(name, weights) for `load_teacher` of the teacher that made a store.
 
     Args:
-        weights: as the user gave them; None takes the seed that the store names, or what is found by default.
+        weights: as the user gave them; None takes the seed that the store names, or what is found by default. Of an
+            `hf:` teacher: the model's folder.
+        chosen: the teacher's name as the user gave it; needed where the store was made by a teacher of the user's
+            own, `package.module:factory`: which code runs is never taken from a store.
     Raises:
         ConfigError: the responses were imported, or no teacher of this version has this name.
     """
@@ -103,15 +109,29 @@ def teacher_to_run(schema: StoreSchema, weights: str | Path | None) -> tuple[str
             " Compare with the files by importing them into another store."
         )
     exact = teacher["architecture"].replace("_", "-")
-    name = exact if exact in TEACHERS else teacher["name"]
-    if name not in TEACHERS:
+    name = chosen or (exact if exact in TEACHERS else teacher["name"])
+    if name.startswith(PREFIX):
+        return (name, None) if weights is None else (f"{PREFIX}{weights}", None)
+    if chosen is None and name not in (*TEACHERS, *installed_teachers()):
         raise ConfigError(
             f"The store was made by teacher {teacher['name']} ({teacher['architecture']}), which this version does not"
-            f" have: it has {', '.join(TEACHERS)}."
+            f" have: it has {', '.join(TEACHERS)}. Name one of your own with --teacher package.module:factory."
         )
-    if weights is None and teacher["weights"].startswith("random:"):
+    if weights is None and teacher["weights"].startswith("random:") and chosen is None:
         weights = teacher["weights"]
     return name, weights
+
+
+def teacher_settings(schema: StoreSchema) -> dict[str, str]:
+    """What else `load_teacher` was given for a store, read off its preprocessing: align and trained_on."""
+    preprocessing = schema.input["preprocessing"]
+    align = preprocessing.get("align")
+    settings = {} if align is None else {"align": str(align["method"])}
+    max_depth = (preprocessing if align is None else align).get("max_depth")
+    for name, (_, farthest) in RANGES_M.items():
+        if farthest == max_depth:
+            settings["trained_on"] = name
+    return settings
 
 
 def check_against_teacher(
@@ -185,5 +205,5 @@ def check_same(store: ResponseStore, teacher: Teacher, source: FrameSource) -> N
         raise StoreError(
             f"Store {store.info.path} was made by teacher {schema.teacher['name']} with weights"
             f" {schema.teacher['weights']}; what was given differs in {'; '.join(other)}. Name the right one with"
-            " --weights, and the data with --kitti."
+            " --weights or --teacher, and the data with --kitti."
         )

@@ -82,6 +82,7 @@ def _print_info(facts: dict[str, Any]) -> None:
     help="Also run the teacher again on N random frames and compare.",
 )
 @click.option("--weights", metavar="FILE|random:SEED", help="The teacher's weights.  [default: as for precompute]")
+@click.option("--teacher", metavar="PACKAGE.MODULE:FACTORY", help="The teacher, where it is one of your own.")
 @click.option("--kitti", type=click.Path(path_type=Path), help="The data.  [default: $TIEKD_KITTI or data/kitti]")
 @click.option("--split", metavar="FILE|all", help="Split file that the store was made with.  [default: as precompute]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses the N frames.")
@@ -92,6 +93,7 @@ def verify(
     repair: bool,
     count: int | None,
     weights: str | None,
+    teacher: str | None,
     kitti: Path | None,
     split: str | None,
     seed: int,
@@ -109,7 +111,7 @@ def verify(
     from tiekd_cache.store import verify_store
 
     path = store if store is not None else only_store()
-    compare = None if count is None else _prepare_teacher(path, weights, kitti, split, device)
+    compare = None if count is None else _prepare_teacher(path, weights, teacher, kitti, split, device)
     report = verify_store(path, repair=repair, progress=progress_bar)
     result = report.to_json()
     problems = list(report.problems)
@@ -139,22 +141,22 @@ def verify(
 
 
 def _prepare_teacher(
-    path: Path, weights: str | None, kitti: Path | None, split: str | None, device: str
+    path: Path, weights: str | None, chosen: str | None, kitti: Path | None, split: str | None, device: str
 ) -> Callable[[int, int], TeacherCheck] | None:
     """What compares (count, seed) frames; every mistake of the user shows now, not after an hour of reading.
 
     None where the store cannot be opened: `verify` will say why.
     """
     from tiekd_cache.store import open_store
-    from tiekd_cache.teacher_check import check_against_teacher, check_same, teacher_to_run
+    from tiekd_cache.teacher_check import check_against_teacher, check_same, teacher_settings, teacher_to_run
     from tiekd_cache.teachers import load_teacher
 
     try:
         opened = open_store(path, allow_partial=True)
     except StoreError:
         return None
-    name, chosen = teacher_to_run(opened.schema, weights)
+    name, found = teacher_to_run(opened.schema, weights, chosen)
     source = open_kitti(kitti, split, "train", True)
-    teacher = load_teacher(name, weights=chosen, device=device)
+    teacher = load_teacher(name, weights=found, device=device, **teacher_settings(opened.schema))
     check_same(opened, teacher, source)
     return lambda count, seed: check_against_teacher(opened, teacher, source, count, seed=seed)

@@ -14,10 +14,21 @@ from tiekd_cache.teachers.bts import load_bts
 from tiekd_cache.teachers.checkpoints import find_weights
 from tiekd_cache.teachers.custom import installed_teachers, load_custom, load_installed
 from tiekd_cache.teachers.depthformer import load_depthformer
-from tiekd_cache.teachers.huggingface import PREFIX, load_huggingface
+from tiekd_cache.teachers.hub import PREFIX, load_huggingface
 from tiekd_cache.teachers.lidar import LidarTeacher, load_lidar
 
-__all__ = ["NETWORKS", "TEACHERS", "LidarTeacher", "Resize", "Teacher", "TeacherDepth", "find_weights", "load_teacher"]
+__all__ = [
+    "NETWORKS",
+    "PREFIX",
+    "TEACHERS",
+    "LidarTeacher",
+    "Resize",
+    "Teacher",
+    "TeacherDepth",
+    "find_weights",
+    "installed_teachers",
+    "load_teacher",
+]
 
 _NETWORKS = {
     "bts": load_bts,

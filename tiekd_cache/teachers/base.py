@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from tiekd_cache.data.normalize import normalize
+from tiekd_cache.errors import ShapeError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +58,11 @@ class TeacherDepth:
 
     depth: torch.Tensor
     resize: Resize | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ShapeError: depth is not [B,1,h,w]; before it goes anywhere, since a teacher may be the user's own."""
+        if self.depth.ndim != 4 or self.depth.shape[1] != 1:
+            raise ShapeError(f"A teacher's depth must be [B,1,h,w], not {list(self.depth.shape)}.")
 
     def at_image_size(self) -> torch.Tensor:
         """[B,1,H,W] float32, metres, as the teacher itself would have returned it."""

@@ -95,6 +95,9 @@ def _call(factory: Callable[..., Any], name: str, weights: str | Path | None, de
         raise ConfigError(
             f"Teacher {name}: the factory gave a {type(teacher).__name__}, not a tiekd_cache.teachers.Teacher."
         )
+    for attribute in ("name", "architecture", "weights_source", "digest"):
+        if not isinstance(getattr(teacher, attribute, None), str):
+            raise ConfigError(f"Teacher {name}: its {attribute} must be a text, which the store will hold; set it.")
     return teacher
 
 

@@ -1,0 +1,138 @@
+"""Loads depth models of the Hugging Face hub, or of a local folder; never runs code that comes with them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiekd_cache.errors import CheckpointError, ConfigError
+from tiekd_cache.teachers.huggingface import HuggingFaceTeacher
+from tiekd_cache.timm_compat import timm_module
+
+PREFIX = "hf:"
+"""Begins the names of these teachers: `hf:ORG/NAME`, or `hf:FOLDER`."""
+
+FAMILIES = ("depth_anything", "depth_pro", "dpt", "glpn", "zoedepth")
+"""Kinds of model (`model_type` of their configuration) whose output is understood."""
+
+
+def load_huggingface(
+    name: str, weights: str | Path | None, device: torch.device, align: str | None, max_depth: float
+) -> HuggingFaceTeacher:
+    """The teacher called `hf:ORG/NAME` (fetched by transformers where it is not cached) or `hf:FOLDER`.
+
+    Code out of a model's repository never runs: neither its own modules (`trust_remote_code`) nor pickled objects.
+
+    Args:
+        name: with its prefix.
+        weights: must be None: the model names its own.
+        align: `gt`, or None.
+        max_depth: metres; farthest depth of an aligned map.
+    Raises:
+        ConfigError: transformers is not installed; a relative model without alignment, or a metric one with it.
+        CheckpointError: the model cannot be fetched or loaded, or its output is not understood.
+    """
+    model_id = name.removeprefix(PREFIX)
+    if weights is not None:
+        raise CheckpointError(f"Teacher {name} brings its own weights, but got {weights}. Leave --weights out.")
+    transformers = _transformers()
+    folder = Path(model_id)
+    local = folder.is_dir()
+    if not local and (model_id.count("/") != 1 or model_id.startswith((".", "/"))):
+        raise CheckpointError(f"No folder {model_id}. Name a model of the hub as hf:ORG/NAME, a folder as hf:./FOLDER.")
+    with _in_one_line(model_id, local), _quiet(transformers):
+        config = transformers.AutoConfig.from_pretrained(model_id, trust_remote_code=False)
+    _check_use(name, config, align)
+    with _in_one_line(model_id, local), _quiet(transformers):
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            model_id, trust_remote_code=False, **_pil_backend(transformers)
+        )
+        model, report = transformers.AutoModelForDepthEstimation.from_pretrained(
+            model_id, config=config, trust_remote_code=False, weights_only=True, output_loading_info=True
+        )
+    absent = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
+    if absent:
+        raise CheckpointError(
+            f"The weights of {name} lack {len(absent)} tensors of {type(model).__name__} or have them in another shape "
+            f"({absent[0]}{', …' if absent[1:] else ''}). Fetch the model again, or choose another."
+        )
+    revision = getattr(config, "_commit_hash", None)
+    known_as = folder.resolve().name if local else model_id
+    return HuggingFaceTeacher(
+        model,
+        processor,
+        name=PREFIX + known_as,
+        weights_source=known_as if local or not revision else f"{known_as}@{revision}",
+        device=device,
+        align=max_depth if align else None,
+    )
+
+
+def _check_use(name: str, config: Any, align: str | None) -> None:
+    if config.model_type not in FAMILIES:
+        raise CheckpointError(
+            f"Teacher {name} is a model of kind {config.model_type}; its output is not understood. Known kinds are "
+            f"{', '.join(FAMILIES)}; any other can be a teacher of your own, package.module:factory."
+        )
+    metric = _is_metric(config)
+    if metric and align:
+        raise ConfigError(f"Teacher {name} predicts metres: nothing to align. Leave --align {align} out.")
+    if not metric and not align:
+        raise ConfigError(
+            f"Teacher {name} predicts relative inverse depth, not metres. Pass --align gt to fit its scale and shift "
+            "to each frame's LiDAR depth, or choose a metric model."
+        )
+
+
+def _transformers() -> Any:
+    timm_module()  # first: transformers, too, imports a torchvision that may need its operators declared
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError("Teachers hf:… need transformers: pip install 'tiekd-cache[hf]'.") from error
+    return transformers
+
+
+def _pil_backend(transformers: Any) -> dict[str, Any]:
+    """Which of its two implementations an image processor uses: the one that every version has, for equal pixels."""
+    newer = int(transformers.__version__.split(".")[0]) >= 5
+    return {"backend": "pil"} if newer else {"use_fast": False}
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without reports of transformers' own: what matters in them is said here, in one line."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def _in_one_line(model_id: str, local: bool) -> Iterator[None]:
+    """Whatever loading raises, as a CheckpointError that says what to do."""
+    try:
+        yield
+    except Exception as error:  # of the file system, the network, the hub, safetensors, pickle, or a configuration
+        what = str(error).strip().split("\n", 1)[0].rstrip(". ") or type(error).__name__
+        if local:
+            raise CheckpointError(
+                f"Folder {model_id} holds no depth model that can be loaded ({what}). It needs config.json, "
+                "preprocessor_config.json and model.safetensors, as save_pretrained writes them."
+            ) from error
+        raise CheckpointError(
+            f"Model {model_id} cannot be fetched from the Hugging Face hub, nor found in its cache ({what}). Check the "
+            "name and the network, or fetch it elsewhere (hf download ORG/NAME --local-dir FOLDER); pass hf:./FOLDER."
+        ) from error
+
+
+def _is_metric(config: Any) -> bool:
+    if config.model_type == "depth_anything":
+        return getattr(config, "depth_estimation_type", "relative") == "metric"
+    return str(config.model_type) != "dpt"
