@@ -93,3 +93,24 @@ def test_torchrun_runs_the_command_and_one_rank_speaks(tmp_path: Path) -> None:
     assert done.stderr.count("Next: ") == 1
     assert done.stderr.count("Data: ") == 1
     assert verify_store(tmp_path / "stores" / "lidar.zarr").problems == ()
+
+
+@pytest.mark.slow
+def test_ray_makes_the_same_store(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    write_synthetic_kitti(tmp_path / "data" / "kitti", train_frames=4, test_frames=1)
+    script = [sys.executable, str(ROOT / "pipelines" / "ray_precompute.py"), "--teacher", "lidar", "--actors", "2"]
+    places = ["--kitti", "data/kitti", "--store", "ray.zarr", "--shard-frames", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [*script, *places], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 frames made" in done.stdout
+    assert verify_store(tmp_path / "ray.zarr").problems == ()
+    bad = subprocess.run(
+        [*script, *places, "--split", "none.txt"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert bad.returncode == 1
+    assert bad.stderr.strip().splitlines()[-1].startswith("Error: ")
+    assert "none.txt" in bad.stderr.strip().splitlines()[-1]
