@@ -133,7 +133,7 @@ def precompute(
     with progress(total, f"precompute {teacher.name}", "frame", total - missing) as bar:
         order = (Launch() if launch is None else launch).order(chosen)
         wait = shards is None
-        made = _make_shards(writer, teacher, source, config, order, wait=wait, advance=bar.update, note=note)
+        made = make_shards(writer, teacher, source, config, order, wait=wait, advance=bar.update, note=note)
     schema = writer.schema
     return PrecomputeReport(
         store=store_path,
@@ -174,21 +174,28 @@ def make_shard(writer: StoreWriter, teacher: Teacher, source: FrameSource, confi
     Raises:
         As `precompute`.
     """
-    return _make_shards(writer, teacher, source, config, [shard], wait=False)
+    return make_shards(writer, teacher, source, config, [shard])
 
 
-def _make_shards(
+def make_shards(
     writer: StoreWriter,
     teacher: Teacher,
     source: FrameSource,
     config: PrecomputeConfig,
     shards: Sequence[int],
     *,
-    wait: bool,
+    wait: bool = False,
     advance: Callable[[int], object] = lambda count: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> int:
-    """The pipeline over shards: decoding, forward passes and writing at the same time; returns the frames made."""
+    """`make_shard` for several: decodes, asks and writes at the same time, across them; returns the frames made.
+
+    Args:
+        shards: their numbers, in the order in which they are tried.
+        wait: whether to stay until those that other processes are making are there, too.
+        advance: is told how many more frames were answered.
+        note: takes sentences for the user.
+    """
     rules = config.rules(teacher, source)
 
     def answer(claims: Iterator[Claim]) -> Pieces:

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from tiekd_cache.bench.maps import BenchMap, make_maps, read_maps
 from tiekd_cache.bench.plot import plot_store_bench
+from tiekd_cache.bench.precompute import RepeatedFrames, SpeedRow, bench_precompute
 from tiekd_cache.bench.store import BenchRow, bench_store
 
-__all__ = ["BenchMap", "BenchRow", "bench_store", "make_maps", "plot_store_bench", "read_maps"]
+__all__ = [
+    "BenchMap",
+    "BenchRow",
+    "RepeatedFrames",
+    "SpeedRow",
+    "bench_precompute",
+    "bench_store",
+    "make_maps",
+    "plot_store_bench",
+    "read_maps",
+]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tiekd_cache.cli.common import json_option, note, parse_size, print_table
+from tiekd_cache.cli.teacher_options import speed_options, teacher_options
 from tiekd_cache.progress import progress_bar
 
 
@@ -18,6 +21,7 @@ def bench() -> None:
     \b
     Example:
       tiekd-cache bench store
+      tiekd-cache bench precompute --frames 8
     """
 
 
@@ -71,3 +75,58 @@ def store(path: Path | None, image_size: str, repeats: int, plot: Path | None, a
         print_table(header, table)
     if plot is not None:
         note(f"Plot: {plot_store_bench(rows, plot)}")
+
+
+@bench.command()
+@click.option("--teacher", default="bts-resnet50", show_default=True, help="A network; --weights default to random:0.")
+@teacher_options
+@click.option("--kitti", type=click.Path(path_type=Path), help="Folder of the KITTI data.  [default: made-up streets]")
+@click.option("--split", metavar="FILE|all", help="With --kitti, as for precompute.")
+@click.option("--frames", type=click.IntRange(1), help="How many.  [default: 16, or 512 on CUDA]")
+@click.option("--flip/--no-flip", "flip_average", default=True, show_default=True, help="Ask about mirror images, too.")
+@click.option("--shard-frames", type=click.IntRange(1, 4096), default=64, show_default=True, help="As precompute.")
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="The median is shown.")
+@speed_options
+@json_option
+def precompute(
+    teacher: str,
+    weights: str | None,
+    trained_on: str,
+    kitti: Path | None,
+    split: str | None,
+    frames: int | None,
+    repeats: int,
+    device: str,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Frames a second of stage one, of the network alone, and of a loop that writes PNG files, taking turns.
+
+    \b
+    Examples:
+      tiekd-cache bench precompute --frames 8
+      tiekd-cache bench precompute --device cuda --precision bf16 --batch-size 8
+    """
+    from tiekd_cache.bench import RepeatedFrames, bench_precompute
+    from tiekd_cache.data.kitti import KittiFrames
+    from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
+    from tiekd_cache.precompute import PrecomputeConfig
+    from tiekd_cache.teachers import load_teacher
+
+    loaded = load_teacher(teacher, weights=weights or "random:0", device=device, trained_on=trained_on)
+    count = frames or (512 if loaded.device.type == "cuda" else 16)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if kitti is None:
+            # a few streets, shown again and again: drawing them takes longer than asking about them
+            write_synthetic_kitti(folder / "kitti", train_frames=min(count, 32), test_frames=1)
+        source = KittiFrames.open(kitti or folder / "kitti", split, purpose="train")
+        config = PrecomputeConfig(**given)
+        rows = bench_precompute(loaded, RepeatedFrames(source, count), config, folder, repeats=repeats)
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=2))
+        return
+    first = rows[0]
+    note(f"{first.device}, {first.frames} frames, {loaded.architecture}, {config.precision}, batch {config.batch_size}")
+    table = [[row.way, f"{row.frames_per_second:.2f}", f"{row.ratio:.3f}"] for row in rows]
+    print_table(["way", "frames/s", "ratio to the network alone"], table)
