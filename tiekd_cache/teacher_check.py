@@ -205,5 +205,5 @@ def check_same(store: ResponseStore, teacher: Teacher, source: FrameSource) -> N
         raise StoreError(
             f"Store {store.info.path} was made by teacher {schema.teacher['name']} with weights"
             f" {schema.teacher['weights']}; what was given differs in {'; '.join(other)}. Name the right one with"
-            " --weights or --teacher, and the data with --kitti."
+            " --weights or --teacher, and the data as for precompute."
         )

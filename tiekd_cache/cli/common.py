@@ -109,17 +109,17 @@ def open_kitti(kitti: Path | None, split: str | None, purpose: str, skip_missing
 
     root = kitti if kitti is not None else default_kitti_root()
     frames = KittiFrames.open(root, split, purpose=purpose, skip_missing=skip_missing)  # type: ignore[arg-type]
+    return note_frames(frames, root)
+
+
+def note_frames(frames: Any, root: Path) -> Any:
+    """The same frames; says on stderr where they are and what was left out."""
     note(f"Data: {root}, {frames.split_note}")
     for line in frames.skipped[:10]:
         note(f"Left out: {line}")
     if len(frames.skipped) > 10:
         note(f"Left out: {len(frames.skipped) - 10} more")
     return frames
-
-
-def open_source(given: dict[str, Any], purpose: str) -> Any:
-    """`open_kitti` for the values of `data_options`, which are taken out of `given`."""
-    return open_kitti(given.pop("kitti"), given.pop("split"), purpose, given.pop("skip_missing"))
 
 
 def only_store(root: Path = Path("stores")) -> Path:

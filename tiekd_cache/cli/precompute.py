@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from tiekd_cache.cli.common import data_options, json_option, note, open_source, print_result
+from tiekd_cache.cli.common import json_option, note, print_result
+from tiekd_cache.cli.source_options import open_source, source_options
 from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 from tiekd_cache.progress import no_progress_bar, progress_bar
 
@@ -16,7 +17,7 @@ from tiekd_cache.progress import no_progress_bar, progress_bar
 @click.option("--teacher", required=True, help=TEACHER_HELP)
 @teacher_options
 @click.option("--store", type=click.Path(path_type=Path), help="Where to write.  [default: stores/TEACHER.zarr]")
-@data_options
+@source_options
 @answer_options
 @speed_options
 @click.option(
@@ -47,6 +48,8 @@ def precompute(
       tiekd-cache precompute --teacher lidar --kitti /data/kitti --store stores/lidar.zarr
       tiekd-cache precompute --teacher bts --weights random:0 --split all --device cpu
       tiekd-cache precompute --teacher hf:depth-anything/Depth-Anything-V2-Small-hf --align gt
+      tiekd-cache precompute --teacher adabins --nyu data/nyu --trained-on nyu
+      tiekd-cache precompute --teacher adabins --images 'photos/**/*.jpg' --store stores/photos.zarr
       tiekd-cache precompute --teacher bts --precision bf16 --shard-range 0/16
     """
     from tiekd_cache.data.places import default_store_path

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiekd_cache.cli.common import device_option, json_option, note, only_store, open_kitti, print_result
+from tiekd_cache.cli.common import device_option, json_option, note, only_store, print_result
+from tiekd_cache.cli.source_options import open_source, source_options
 from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import progress_bar
 
@@ -83,8 +84,7 @@ def _print_info(facts: dict[str, Any]) -> None:
 )
 @click.option("--weights", metavar="FILE|random:SEED", help="The teacher's weights.  [default: as for precompute]")
 @click.option("--teacher", metavar="PACKAGE.MODULE:FACTORY", help="The teacher, where it is one of your own.")
-@click.option("--kitti", type=click.Path(path_type=Path), help="The data.  [default: $TIEKD_KITTI or data/kitti]")
-@click.option("--split", metavar="FILE|all", help="Split file that the store was made with.  [default: as precompute]")
+@source_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses the N frames.")
 @device_option
 @json_option
@@ -94,11 +94,10 @@ def verify(
     count: int | None,
     weights: str | None,
     teacher: str | None,
-    kitti: Path | None,
-    split: str | None,
     seed: int,
     device: str,
     as_json: bool,
+    **data: Any,
 ) -> None:
     """Read everything in a store and compare it with its digests. Exits with 1 where something is wrong.
 
@@ -111,7 +110,7 @@ def verify(
     from tiekd_cache.store import verify_store
 
     path = store if store is not None else only_store()
-    compare = None if count is None else _prepare_teacher(path, weights, teacher, kitti, split, device)
+    compare = None if count is None else _prepare_teacher(path, weights, teacher, data, device)
     report = verify_store(path, repair=repair, progress=progress_bar)
     result = report.to_json()
     problems = list(report.problems)
@@ -141,7 +140,7 @@ def verify(
 
 
 def _prepare_teacher(
-    path: Path, weights: str | None, chosen: str | None, kitti: Path | None, split: str | None, device: str
+    path: Path, weights: str | None, chosen: str | None, data: dict[str, Any], device: str
 ) -> Callable[[int, int], TeacherCheck] | None:
     """What compares (count, seed) frames; every mistake of the user shows now, not after an hour of reading.
 
@@ -156,7 +155,8 @@ def _prepare_teacher(
     except StoreError:
         return None
     name, found = teacher_to_run(opened.schema, weights, chosen)
-    source = open_kitti(kitti, split, "train", True)
+    # the store says which frames are compared: that others of the split are missing does not matter
+    source = open_source({**data, "skip_missing": data["images"] is None}, "train")
     teacher = load_teacher(name, weights=found, device=device, **teacher_settings(opened.schema))
     check_same(opened, teacher, source)
     return lambda count, seed: check_against_teacher(opened, teacher, source, count, seed=seed)
