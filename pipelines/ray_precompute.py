@@ -8,7 +8,6 @@ Needs `pip install 'tiekd-cache[ray]'`.
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,15 @@ class ShardMaker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
+        self._parts: tuple[Any, ...] | None = None
 
-    @functools.cached_property
     def parts(self) -> tuple[Any, ...]:
-        """(writer, teacher, source, config) for `make_shard`."""
+        """(writer, teacher, source, config) for `make_shard`; an error in making them reaches whoever asked."""
+        if self._parts is None:
+            self._parts = self._make_parts()
+        return self._parts
+
+    def _make_parts(self) -> tuple[Any, ...]:
         from tiekd_cache.data.kitti import KittiFrames
         from tiekd_cache.precompute import PrecomputeConfig, open_writer
         from tiekd_cache.teachers import load_teacher
@@ -40,14 +44,14 @@ class ShardMaker:
 
     def todo(self) -> list[int]:
         """The shards that are not there yet."""
-        missing: list[int] = self.parts[0].todo()
+        missing: list[int] = self.parts()[0].todo()
         return missing
 
     def make(self, shard: int) -> int:
         """Makes a shard; returns how many frames it made."""
         from tiekd_cache.precompute import make_shard
 
-        return make_shard(*self.parts, shard)
+        return make_shard(*self.parts(), shard)
 
 
 def make_all(settings: dict[str, Any], actors: int, gpus_each: float) -> int:
