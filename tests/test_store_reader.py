@@ -213,7 +213,9 @@ def flip(path: Path) -> None:
 
 
 def assert_helpful(error: StoreError, path: Path, *parts: object) -> None:
-    for part in (*parts, f"run `tiekd-cache verify {path}`", "precompute"):
+    metadata = any(str(part).startswith((str(path / "zarr.json"), str(path / "frame_id"))) for part in parts)
+    remedies = ("another copy of the store",) if metadata else (f"run `tiekd-cache verify {path}`", "precompute")
+    for part in (*parts, *remedies):
         assert str(part) in str(error)
 
 

@@ -16,6 +16,7 @@ from store_helpers import HALF_STEP, build_schema, depth_maps, frame_list, make_
 
 from tiekd_cache.errors import StoreError
 from tiekd_cache.store import StoreWriter, VerifyReport, open_store, verify_store
+from tiekd_cache.store.schema import sha256_of
 
 FRAMES = frame_list(10)
 
@@ -231,3 +232,50 @@ def test_what_is_no_store_or_a_newer_one_is_an_error(path: Path, tmp_path: Path)
     edit(path / "zarr.json", lambda group: group["attributes"].update(format="tiekd-cache/2"))
     with pytest.raises(StoreError, match="a newer tiekd-cache reads it"):
         verify_store(path)
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize("name", ["done/00001.json", "statistics/00001.json"])
+def test_json_that_nests_without_end_is_damage(path: Path, name: str) -> None:
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_bytes(DEEP)
+    assert any(name in line for line in verify_store(path).problems)
+    (path / "zarr.json").write_bytes(DEEP)
+    [problem] = verify_store(path).problems
+    assert "another copy of the store" in problem
+    assert "--repair" not in problem
+
+
+def test_statistics_are_checked_and_dropped_alone(path: Path) -> None:
+    document = {"fingerprint": open_store(path).schema.fingerprint, "shard": 1, "frames": 4}
+    file = path / "statistics" / "00001.json"
+    file.parent.mkdir()
+    for spoiled in (document, {**document, "shard": 0}):
+        file.write_text(json.dumps({**spoiled, "statistics_digest": sha256_of(document)}))
+        assert bool(verify_store(path).problems) == (spoiled is not document)
+    file.write_text("[]")
+    report = verify_store(path, repair=True)
+    assert [str(file) in line for line in report.problems] == [True]
+    assert report.whole
+    assert not file.exists()
+    assert_whole(path)
+
+
+def test_a_folder_in_a_files_place_keeps_repair_from_nothing_else(path: Path) -> None:
+    shard = path / "residual" / "c" / "0" / "0" / "0"
+    shard.unlink()
+    shard.mkdir()
+    flip(path / "residual" / "c" / "2" / "0" / "0")
+    report = verify_store(path, repair=True)
+    assert not report.whole
+    assert any("shard 0 cannot be dropped" in line for line in report.problems)
+    assert not (path / "done" / "00002.json").exists()
+
+
+def test_a_file_in_place_of_the_records_is_damage(path: Path) -> None:
+    shutil.rmtree(path / "done")
+    (path / "done").write_text("")
+    [problem] = verify_store(path).problems
+    assert "done-records cannot be listed" in problem

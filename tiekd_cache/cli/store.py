@@ -132,7 +132,7 @@ def verify(
         note(f"Problem: {problem}")
     if report.repaired:
         note("What is wrong was dropped. Run the same `tiekd-cache precompute` again to make it anew.")
-    elif report.problems and not repair:
+    elif report.problems and not repair and report.num_frames:
         note("Pass --repair to drop what is wrong, then run the same `tiekd-cache precompute` again.")
     if count is not None and "teacher" not in result:
         note("The teacher was not run: first the store must be whole, and hold some frames.")

@@ -83,9 +83,14 @@ class DamagedStoreError(StoreError):
 def damaged(path: Path, file: Path, reason: object, frame_id: str | None = None) -> DamagedStoreError:
     """The error for what is not as it was written: what, which file, which frame, and what to do."""
     frame = "" if frame_id is None else f", frame {frame_id}"
+    remedy = f"run `tiekd-cache verify {path}` for all of it, then with --repair, then the same `precompute` again."
+    if file == path / "zarr.json" or (path / "frame_id") in file.parents:
+        remedy = (
+            "attributes and frame list cannot be made again from the rest: take the file from another copy of the"
+            " store, or make the store anew."
+        )
     return DamagedStoreError(
-        f"Store {path} is damaged: {reason} ({file}{frame}). What differs from its record is never returned; run"
-        f" `tiekd-cache verify {path}` for all of it, then with --repair, then the same `tiekd-cache precompute` again."
+        f"Store {path} is damaged: {reason} ({file}{frame}). What differs from its record is never returned; {remedy}"
     )
 
 
@@ -119,7 +124,7 @@ def is_store(path: Path) -> bool:
     try:
         if _format_of(json.loads((path / "zarr.json").read_bytes())) is not None:
             return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass  # its parts may still tell a damaged store from something else
     return all((path / part).is_dir() for part in ("residual", "frame_id", "digest", "done"))
 
@@ -159,7 +164,7 @@ def read_group(path: Path) -> JsonObject:
         raise StoreError(f"{path} is no tiekd-cache store ({file} names no format 'tiekd-cache/…'): check the path")
     try:
         group = json.loads(read_whole(file))
-    except (Damage, ValueError) as error:
+    except (Damage, ValueError, RecursionError) as error:
         raise damaged(path, file, f"metadata cannot be read ({error})") from error
     found = _format_of(group)
     if found is None:

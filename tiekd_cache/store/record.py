@@ -52,7 +52,7 @@ class DoneRecord:
         """
         try:
             document: Any = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Damage(f"done-record is no JSON ({error})") from error
         if not isinstance(document, dict) or document.keys() != {part.name for part in fields(cls)} | {"record_digest"}:
             raise Damage("done-record does not have the fields of format 1")
@@ -74,8 +74,12 @@ class DoneRecord:
 
 
 def done_shards(folder: Path, num_shards: int) -> frozenset[int]:
-    """Numbers of the shards that have a done-record in the folder; no record is opened."""
-    if not folder.is_dir():
+    """Numbers of the shards that have a done-record in the folder; no record is opened.
+
+    Raises:
+        OSError: the folder cannot be listed, or is none.
+    """
+    if not folder.exists():
         return frozenset()
     found = map(_SHARD_RECORD.fullmatch, os.listdir(folder))  # noqa: PTH208 - names are all that is needed
     shards = (int(match[1]) for match in found if match)

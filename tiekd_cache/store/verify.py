@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tiekd_cache.errors import StoreError
 from tiekd_cache.store.catalogue import (
     Catalogue,
     DamagedStoreError,
@@ -29,6 +30,7 @@ from tiekd_cache.store.codec import frame_digest
 from tiekd_cache.store.durable import is_partial, remove_file, write_file
 from tiekd_cache.store.layout import metadata_bytes, same_format
 from tiekd_cache.store.record import DoneRecord
+from tiekd_cache.store.schema import sha256_of
 from tiekd_cache.store.shard_file import ShardFile
 
 
@@ -90,7 +92,7 @@ def verify_store(
     Args:
         path: the store's folder.
         progress: makes a progress bar; none is shown without it.
-        repair: drop the shards that are wrong, done-record first, and write wrong Zarr metadata anew.
+        repair: drop the shards that are wrong, done-record first, and wrong statistics; write Zarr metadata anew.
         threads: that check side by side, each a shard; as many as this process may use cores where None.
     Raises:
         StoreError: there is no store, or one of a newer format; or a repair cannot be written.
@@ -111,9 +113,17 @@ def verify_store(
             problems += found
             whole += 0 if found else len(catalogue.layout.positions(shard))
             if found and repair:
-                drop_shard(catalogue, shard)
-                repaired += found
+                try:
+                    drop_shard(catalogue, shard)
+                    repaired += found
+                except StoreError as error:  # say so at the end, and mend the others
+                    problems.append(f"shard {shard} cannot be dropped: {error}")
             shown.update(len(catalogue.layout.positions(shard)))
+    for file, problem in _check_statistics(catalogue):
+        problems.append(problem)
+        if repair:
+            remove_file(file)
+            repaired.append(problem)
     notes = [*_unfinished(catalogue), *_stray_files(catalogue)]
     return VerifyReport(path, catalogue.layout.num_frames, whole, tuple(problems), tuple(notes), tuple(repaired))
 
@@ -144,7 +154,7 @@ def _check_metadata(catalogue: Catalogue, repair: bool) -> tuple[list[str], list
         try:
             if not same_format(json.loads(read_whole(file)), expected):
                 raise Damage("metadata are not those of format 1")
-        except (Damage, ValueError) as error:
+        except (Damage, ValueError, RecursionError) as error:
             problems.append(f"{file}: {error}")
             if repair:
                 file.parent.mkdir(exist_ok=True)
@@ -214,6 +224,24 @@ def _check_frames(catalogue: Catalogue, shard: int, record: DoneRecord) -> Itera
                     raise Damage("the response does not have the digest in the done-record")
             except Damage as damage:
                 yield f"{file}: frame {catalogue.frame_ids[position]}: {damage}"
+
+
+def _check_statistics(catalogue: Catalogue) -> Iterator[tuple[Path, str]]:
+    """(file, what is wrong with it) of the statistics of finished shards; a shard need not have any."""
+    for shard in sorted(catalogue.done):
+        file = catalogue.layout.statistics_file(shard)
+        if not file.exists():
+            continue
+        try:
+            document = json.loads(read_whole(file))
+            if not isinstance(document, dict):
+                raise Damage("statistics are no JSON object")
+            if document.pop("statistics_digest", None) != sha256_of(document):
+                raise Damage("statistics do not match their own digest: they were changed")
+            if (document.get("fingerprint"), document.get("shard")) != (catalogue.schema.fingerprint, shard):
+                raise Damage("statistics belong to another store or shard")
+        except (Damage, ValueError, RecursionError) as error:
+            yield file, f"{file}: {error}"
 
 
 def _unfinished(catalogue: Catalogue) -> Iterator[str]:

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -214,7 +215,7 @@ def _check_frames(path: Path, schema: StoreSchema, frame_ids: Sequence[str], sha
     if not frame_ids or shard_frames < 1:
         raise StoreError(f"Store {path} cannot hold {len(frame_ids)} frames in shards of {shard_frames}: give some")
     if len(set(frame_ids)) != len(frame_ids):
-        twice = next(frame_id for i, frame_id in enumerate(frame_ids) if frame_id in frame_ids[:i])
+        twice = Counter(frame_ids).most_common(1)[0][0]
         raise StoreError(f"Frame {twice} stands twice in the frame list of store {path}: name each frame once")
     odd = next((frame_id for frame_id in frame_ids if not frame_id or "\n" in frame_id), None)
     if odd is not None:

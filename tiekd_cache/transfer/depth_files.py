@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def read_counts(path: Path, key: str | None = None) -> Counts:
 def _read_npy(data: bytes, path: Path, key: str | None) -> Counts:
     try:
         array: Counts = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError) as error:  # a damaged header may claim terabytes
         raise DataError(f"{path} is no whole npy file of numbers ({error}). {_REMEDY}") from None
     return array
 
@@ -63,7 +65,7 @@ def _read_npz(data: bytes, path: Path, key: str | None) -> Counts:
                 asked = "which one is meant is not said" if key is None else f"there is no '{key}'"
                 raise DataError(f"{path} holds the arrays {', '.join(names)}: {asked}. Choose one with --key.")
             array: Counts = arrays[chosen]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is no whole npz file of numbers ({error}). {_REMEDY}") from None
     except TypeError:  # a single array, as npy holds it
         raise DataError(f"{path} is no npz file: name it .npy. {_REMEDY}") from None
@@ -90,7 +92,9 @@ def _read_pfm(data: bytes, path: Path, key: str | None) -> Counts:
         if len(head) != 4 or head[0].strip() != b"Pf":
             raise ValueError("a PFM map with one channel begins with Pf, size and byte order, a line each")
         width, height = (int(number) for number in head[1].split())
-        order = "<f4" if float(head[2]) < 0 else ">f4"
+        if not math.isfinite(scale := float(head[2])) or scale == 0:
+            raise ValueError(f"byte order {scale} is neither negative nor positive")
+        order = "<f4" if scale < 0 else ">f4"
         if width < 1 or height < 1 or len(head[3]) < 4 * width * height:
             raise ValueError(f"{height}x{width} pixels in {len(head[3])} bytes: it is truncated")
     except ValueError as error:
