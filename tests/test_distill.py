@@ -197,3 +197,12 @@ def test_an_unfinished_store_is_refused_unless_allowed(tmp_path: Path) -> None:
         run_distill(CONFIG, source, path, tmp_path / "run", device="cpu")  # type: ignore[arg-type]
     run_distill(CONFIG, source, path, tmp_path / "run", device="cpu", allow_partial=True)  # type: ignore[arg-type]
     assert RunFolder(tmp_path / "run").run()["frames"] == 4
+
+
+def test_a_store_of_other_data_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    source = MemoryFrames(2)
+    precompute(FormulaTeacher(), source, tmp_path / "a.zarr", PrecomputeConfig())
+    source.name = "elsewhere"
+    with pytest.raises(ConfigError, match="was made from memory, the frames to train on are elsewhere"):
+        run_distill(CONFIG, source, tmp_path / "a.zarr", tmp_path / "run", device="cpu")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()

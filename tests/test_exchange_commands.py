@@ -147,7 +147,13 @@ def test_statistics_are_no_part_of_the_answers(home: Path) -> None:
         outcome = succeed("info", "--json", cwd=home)
         assert "was changed" in outcome.stderr
         assert json.loads(outcome.stdout)["statistics"]["frames"] == 1
-        assert values("verify", cwd=home)["problems"] == []
+        found = tiekd("verify", "--json", cwd=home)
+        assert found.exit_code == 1
+        [problem] = json.loads(found.stdout)["problems"]
+        assert f"{file}: statistics do not match" in problem
+        assert succeed("verify", "--repair", cwd=home).exit_code == 0
+        assert not file.exists()
+        assert len(open_store(home / "stores" / "lidar.zarr")) == 3, "no shard was dropped"
     finally:
         file.write_bytes(whole)
 

@@ -26,7 +26,7 @@ def test_a_folder_gives_its_pictures_by_path(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     frames = PictureFrames.open(str(tmp_path))
     assert frames.frame_ids == ("a/one", "b/two")
-    assert (frames.image_size, frames.crop, frames.max_depth) == ((64, 96), "none", 80.0)
+    assert (frames.image_size, frames.crop, frames.max_depth) == ((64, 96), "none, focal length 96 px", 80.0)
     frame = frames.load("a/one")
     assert np.array_equal(frame.image, first)
     assert frame.gt_depth is None
@@ -55,7 +55,7 @@ def test_pictures_of_several_sizes_are_cut_to_their_middle_on_request(tmp_path: 
     with pytest.raises(DataError, match=r"2 sizes \(2 of 64x96, 1 of 70x100\).*--size 64x96"):
         PictureFrames.open(str(tmp_path))
     frames = PictureFrames.open(str(tmp_path), (60, 90))
-    assert frames.crop == "centre 60x90"
+    assert frames.crop == "centre 60x90, focal length 90 px"
     frame = frames.load("wide")
     assert np.array_equal(frame.image, wide[5:65, 5:95])
     assert frame.intrinsics[0, 2] == 50 - 5
@@ -76,6 +76,9 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="would both be frame a"):
         PictureFrames.open(f"{tmp_path}/a.*")
+    (tmp_path / "deep").mkdir()
+    with pytest.raises(DataError, match=r"'\.\.' in its path"):
+        PictureFrames.open(f"{tmp_path}/*/../a.png")
     frames = PictureFrames.open(f"{tmp_path}/a.png")
     picture(tmp_path / "a.png", (32, 32))
     with pytest.raises(DataError, match="32x32 px now, not 64x96"):

@@ -13,6 +13,7 @@ from tiekd_cache.data.kitti import KittiFrames
 from tiekd_cache.device import resolve_device
 from tiekd_cache.distill import DistillReport, choose_frames, distill
 from tiekd_cache.distill_config import DistillConfig
+from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import predict_depth
 from tiekd_cache.pictures import GridRow, loss_curve, picture_grid
 from tiekd_cache.progress import ProgressFactory, progress_bar
@@ -44,6 +45,12 @@ def run_distill(
         TiekdError: as `distill` and `open_store`.
     """
     store = open_store(store_path, allow_partial=allow_partial)
+    made_from = store.info.schema.dataset["name"]
+    if made_from != source.name:
+        raise ConfigError(
+            f"Store {store_path} was made from {made_from}, the frames to train on are {source.name}: this version "
+            "trains on KITTI. Name a store of its frames with --store."
+        )
     frame_ids = choose_frames(source.frame_ids, store, config.train.limit_frames)
     frames = source.subset(frame_ids)
     note(f"Training on {len(frame_ids)} frames that {store_path} answers")

@@ -7,6 +7,9 @@ import re
 import sys
 from pathlib import Path
 
+import cv2
+import h5py
+import numpy as np
 import pytest
 import torch
 from command_line import succeed
@@ -17,6 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from test_docs import commands_of  # noqa: E402
 
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti  # noqa: E402
+from tiekd_cache.teachers.adabins import AdaBinsNetwork  # noqa: E402
 from tiekd_cache.teachers.bts import BtsNetwork  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -45,7 +49,7 @@ CUT_SHORT = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data in data/kitti, BTS weights in checkpoints/ and the recipes."""
+    """A folder with data in data/kitti, one frame of NYU, two photos, weights in checkpoints/, and the recipes."""
     home = tmp_path_factory.mktemp("home")
     write_synthetic_kitti(home / "data" / "kitti", train_frames=2, test_frames=1)
     weights = home / "checkpoints" / "bts_eigen_v2_pytorch_densenet161" / "model"
@@ -53,6 +57,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = BtsNetwork("bts_densenet161")
     torch.save({"model": {f"module.{key}": value for key, value in network.state_dict().items()}}, weights)
+    adabins = home / "checkpoints" / "AdaBins_kitti.pt"
+    torch.save({"model": AdaBinsNetwork(toolbox=False, depth_range=(1e-3, 80.0)).state_dict()}, adabins)
+    (home / "checkpoints" / "AdaBins_nyu.pt").hardlink_to(adabins)
+    for name in ("one", "two"):
+        (home / "photos" / name).mkdir(parents=True)
+        assert cv2.imwrite(str(home / "photos" / name / "picture.jpg"), np.full((352, 480, 3), 90, np.uint8))
+    with h5py.File(home / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"] = np.full((1, 3, 640, 480), 90, np.uint8)
+        file["depths"] = np.full((1, 640, 480), 2.5, np.float32)
     (home / "pipelines").symlink_to(ROOT / "pipelines")
     return home
 

@@ -38,9 +38,10 @@ class PictureFrames:
     ) -> None:
         self.root, self.split = root, split
         self.image_size = size
-        self.crop = f"centre {size[0]}x{size[1]}" if crop else "none"
         self.frame_ids: tuple[str, ...] = tuple(files)
         self.focal_px = float(size[1]) if focal_px is None else focal_px
+        # part of the fingerprint: teachers whose depth scales with the focal length answer by it
+        self.crop = f"{f'centre {size[0]}x{size[1]}' if crop else 'none'}, focal length {self.focal_px:g} px"
         source = "the width, since none was given" if focal_px is None else "as given"
         self.split_note = f"{split}, {len(files)} pictures; focal length {self.focal_px:g} px ({source})"
         self.skipped: list[str] = []
@@ -68,8 +69,8 @@ class PictureFrames:
             frame_id = path.relative_to(root).with_suffix("").as_posix()
             if frame_id in files:
                 raise DataError(f"{path} and {files[frame_id]} would both be frame {frame_id}: name one suffix.")
-            if "\n" in frame_id:
-                raise DataError(f"{str(path)!r} has a line break in its name: rename it.")
+            if "\n" in frame_id or ".." in path.relative_to(root).parts:
+                raise DataError(f"{str(path)!r} has a line break or '..' in its path: name it otherwise.")
             files[frame_id] = path
         chosen = _one_size(files, size, pattern)
         return cls(root, files, pattern, chosen, size is not None, focal_px)
