@@ -54,7 +54,13 @@ def run_recipe(
     """
     train, test = _open_data(recipe, progress, note)
     chosen = recipe.teacher
-    teacher = load_teacher(chosen.name, weights=chosen.weights, device=recipe.device, align=chosen.align)
+    teacher = load_teacher(
+        chosen.name,
+        weights=chosen.weights,
+        device=recipe.device,
+        trained_on=chosen.trained_on,
+        align=chosen.align,
+    )
     made = precompute(teacher, train, recipe.store_path, recipe.precompute, progress=progress, note=note)
     note(f"Store: {recipe.store_path}, {made.frames} responses ({made.made} made now)")
     if made.warning is not None:

@@ -56,12 +56,14 @@ class TeacherSection:
         name: e.g. `bts`.
         weights: checkpoint or `random:SEED`; None = found under checkpoints/.
         store: where its responses go; None = OUT/TEACHER.zarr.
+        trained_on: `kitti` or `nyu`: the data set whose depth range the weights were trained for.
         align: `gt` fits a relative model to each frame's LiDAR depth; None for metric teachers.
     """
 
     name: str = "bts"
     weights: str | None = None
     store: str | None = None
+    trained_on: str = "kitti"
     align: str | None = None
 
 

@@ -92,6 +92,7 @@ def precompute(
     teacher: str,
     weights: str | None,
     trained_on: str,
+    align: str | None,
     kitti: Path | None,
     split: str | None,
     frames: int | None,
@@ -113,7 +114,7 @@ def precompute(
     from tiekd_cache.precompute import PrecomputeConfig
     from tiekd_cache.teachers import load_teacher
 
-    loaded = load_teacher(teacher, weights=weights or "random:0", device=device, trained_on=trained_on)
+    loaded = load_teacher(teacher, weights=weights or "random:0", device=device, trained_on=trained_on, align=align)
     count = frames or (512 if loaded.device.type == "cuda" else 16)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
