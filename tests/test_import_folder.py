@@ -363,3 +363,17 @@ def test_kittis_own_depth_maps_are_a_teacher_too(tmp_path: Path, shared_dir: Pat
         truth = source.lidar_depth(frame_id)
         assert truth is not None
         assert np.abs(store[frame_id] - truth).max() <= HALF_STEP_M
+
+
+def test_headers_that_claim_the_impossible_are_one_line(tmp_path: Path) -> None:
+    claim = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999, 3)}\n"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(claim).to_bytes(2, "little") + claim)
+    (tmp_path / "b.pfm").write_bytes(b"Pf\n2 1\nnan\n" + bytes(8))
+    np.savez_compressed(tmp_path / "c.npz", depth=np.arange(4000, dtype=np.float32).reshape(40, 100))
+    whole = bytearray((tmp_path / "c.npz").read_bytes())
+    whole[60] ^= 0xFF
+    (tmp_path / "c.npz").write_bytes(whole)
+    for name, message in (("a.npy", "no whole npy"), ("b.pfm", "byte order nan"), ("c.npz", "no whole npz")):
+        with pytest.raises(DataError, match=message) as caught:
+            read_counts(tmp_path / name)
+        assert "\n" not in str(caught.value)
