@@ -64,7 +64,7 @@ def test_the_loss_falls_and_the_run_folder_is_whole(store: ResponseStore, tmp_pa
     assert folder.config() == config
     assert folder.run()["fingerprint"] == store.info.schema.fingerprint
     record = folder.metrics()[-1]
-    assert {"step", "epoch", "loss", "lr", "grad_norm", "l_dpm", "l_depth"} <= set(record)
+    assert {"step", "epoch", "loss", "lr", "grad_norm", "l_dpm", "l_ssim"} <= set(record)
     for picture in (folder.loss_picture, folder.pictures):
         assert picture.read_bytes().startswith(b"\x89PNG")
     student = load_student(folder.best_checkpoint)

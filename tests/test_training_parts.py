@@ -46,10 +46,11 @@ ARRIVES: dict[str, tuple[Any, Callable[[TrainingParts], Any]]] = {
     "student.num_bins": (65, lambda p: p.student.head.out_channels),
     "student.min_depth": (0.5, lambda p: round(p.student.bins.min_depth, 6)),
     "student.max_depth": (90.0, lambda p: p.student.bins.max_depth),
-    "loss.name": ("tie-kd-dpm", lambda p: p.objective.name),
-    "loss.alpha": (0.7, lambda p: p.objective.alpha),
-    "loss.sigma": (0.33, lambda p: p.objective.sigma),
-    "loss.form": ("gaussian", lambda p: p.objective.form),
+    "loss.name": ("tie-kd-dpm", lambda p: p.objective.weights),
+    "loss.terms": ({"dpm": 0.5, "gt_si": 2.0}, lambda p: p.objective.weights),
+    "loss.alpha": (0.7, lambda p: p.objective.weights["dpm"]),
+    "loss.sigma": (0.33, lambda p: p.objective.target.sigma),
+    "loss.form": ("gaussian", lambda p: p.objective.target.form),
     "loss.scale": (3.0, lambda p: p.objective.scale),
     "augmentation.rotate_deg": (7.0, lambda p: p.dataset.transform.augmentation.rotate_deg),
     "augmentation.rotate_p": (0.25, lambda p: p.dataset.transform.augmentation.rotate_p),
@@ -71,7 +72,8 @@ ARRIVES: dict[str, tuple[Any, Callable[[TrainingParts], Any]]] = {
     "train.row_cut": (10, lambda p: p.dataset.transform.row_cut),
     "train.seed": (9, lambda p: (p.dataset.seed, float(p.student.head.weight.detach().sum()))),
 }
-EXPECTED = {
+EXPECTED: dict[str, Any] = {
+    "loss.name": {"dpm": 1.0},
     "optimiser.warmup_share": 0.5 * 51 - 1,
     "optimiser.div_factor": 1e-3 / 10,
     "optimiser.final_div_factor": 1e-3 / 25 / 10,

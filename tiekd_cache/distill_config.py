@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tiekd_cache.data.transforms import Augmentation
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.losses.objective import LossConfig
+from tiekd_cache.losses.loss_config import LossConfig
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tiekd_cache.data.places import default_store_path
 from tiekd_cache.data.transforms import Augmentation
 from tiekd_cache.distill_config import DistillConfig, OptimiserConfig, StudentConfig, TrainConfig
 from tiekd_cache.evaluate import EvaluateConfig
-from tiekd_cache.losses.objective import LossConfig
+from tiekd_cache.losses.loss_config import LossConfig
 from tiekd_cache.precompute import PrecomputeConfig
 
 
