@@ -21,10 +21,11 @@ from tiekd_cache.dpm import Bins
 from tiekd_cache.errors import CheckpointError, ConfigError, ShapeError
 from tiekd_cache.students import STUDENTS, Student, build_student, encoders, load_student, save_student
 from tiekd_cache.students.decoder import DenseDepthDecoder, scale_widths
-from tiekd_cache.students.published import published_name
+from tiekd_cache.students.published import published_names
 from tiekd_cache.students.student_io import FORMAT, read_payload, student_payload, write_payload
 from tiekd_cache.timm_compat import timm_module
 
+STEMS = {"mobilenetv2": "mbv2", "resnet18": "r18", "resnet50": "r50"}
 FEW_BINS = Bins.uniform(1e-3, 80.0, 9)
 
 
@@ -39,9 +40,9 @@ def picture(height: int = 32, width: int = 64, seed: int = 5) -> torch.Tensor:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_parity_with_the_published_student(shared_dir: Path, name: str) -> None:
-    stem = f"tiekd_student_r{name.removeprefix('resnet')}"
+    stem = f"tiekd_student_{STEMS[name]}"
     expected = golden(shared_dir, stem)
     student = build_student(name, pretrained=False)
     student.load_published(filled_state(shared_dir, stem))
@@ -69,16 +70,14 @@ def test_parity_with_the_published_student(shared_dir: Path, name: str) -> None:
 def test_published_layout_is_covered_key_by_key(shared_dir: Path) -> None:
     keys = json.loads((shared_dir / "parity" / "tiekd_student_r18.keys.json").read_text())
     unused = {key for key, _, _ in keys if key.startswith(("decode_head.conv_depth.", "decode_head.upsample_custom2."))}
-    ours = {
-        published_name(key): list(value.shape) for key, value in small(bins=Bins.uniform(1, 2, 9)).state_dict().items()
-    }
-    assert set(ours) | unused == {key for key, _, _ in keys}
+    assert set(published_names(small().state_dict()).values()) | unused == {key for key, _, _ in keys}
     assert len(unused) == 6
 
 
 def published_state(student: Student) -> dict[str, Any]:
     """The student's weights as a published checkpoint would hold them, unused parts included."""
-    state: dict[str, Any] = {published_name(key): value.clone() for key, value in student.state_dict().items()}
+    weights = student.state_dict()
+    state: dict[str, Any] = {name: weights[key].clone() for key, name in published_names(weights).items()}
     state["decode_head.conv_depth.weight"] = torch.zeros(1, 8, 3, 3)
     state["decode_head.upsample_custom2.convA.conv.bias"] = torch.zeros(8)
     return state
@@ -202,10 +201,37 @@ def test_scaled_widths(factor: float, expected: tuple[int, ...]) -> None:
     assert scale_widths((512, 256, 128), factor) == expected
 
 
-def test_parameters_of_the_published_width() -> None:
-    published, unused = 16_783_938, 295_168 + 1_153
-    student = build_student("resnet18", pretrained=False)
+@pytest.mark.parametrize(
+    ("name", "published", "unused"),
+    [
+        ("mobilenetv2", 17_647_618, 1_153),
+        ("resnet18", 16_783_938, 295_168 + 1_153),
+        ("resnet50", 78_394_178, 295_168 + 1_153),
+    ],
+)
+def test_parameters_of_the_published_width(name: str, published: int, unused: int) -> None:
+    with torch.device("meta"):
+        student = build_student(name, pretrained=False)
     assert sum(p.numel() for p in student.parameters()) == published - unused
+
+
+def test_mobilenet_takes_imagenet_weights_and_keeps_the_published_dilations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = timm_module().create_model("mobilenetv2_100", pretrained=False).state_dict()
+    torch.save(weights, tmp_path / "weights.bin")
+    monkeypatch.setattr(encoders, "_cached_weights", lambda hub_id: str(tmp_path / "weights.bin"))
+    encoder = build_student("mobilenetv2", bins=FEW_BINS, decoder_width=0.0625).encoder
+    assert all(torch.equal(value, weights[key]) for key, value in encoder.state_dict().items())
+    depthwise = {name: module for name, module in encoder.named_modules() if name.endswith("conv_dw")}
+    assert len(depthwise) == 17
+    dilated = {name: module.dilation for name, module in depthwise.items() if module.dilation != (1, 1)}
+    assert dilated == {
+        "blocks.3.0.conv_dw": (2, 2),
+        "blocks.4.0.conv_dw": (2, 2),
+        "blocks.5.0.conv_dw": (4, 4),
+        "blocks.6.0.conv_dw": (4, 4),
+    }
 
 
 def test_decoder_doubles_twice_for_an_encoder_that_starts_at_a_quarter() -> None:
@@ -268,7 +294,11 @@ def test_pretrained_with_damaged_cached_weights(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_encoder_weights_are_the_ones_the_release_starts_from() -> None:
-    assert all(architecture.encoder.endswith(".tv_in1k") for architecture in STUDENTS.values())
+    assert {name: architecture.encoder for name, architecture in STUDENTS.items()} == {
+        "mobilenetv2": "mobilenetv2_100.ra_in1k",  # the release's own, of OpenMMLab, is no model of timm
+        "resnet18": "resnet18.tv_in1k",
+        "resnet50": "resnet50.tv_in1k",
+    }
 
 
 def test_file_round_trip(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import re
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +28,37 @@ PROBE_SECONDS = 5.0
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def build_encoder(model: str, pretrained: bool) -> tuple[nn.Module, tuple[int, ...]]:
+def build_encoder(
+    model: str, pretrained: bool, options: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, tuple[int, ...]]:
     """A timm backbone cut after its last feature, and its features' channels, fine to coarse.
 
     Args:
         model: timm's name, with the tag of the weights, e.g. `resnet18.tv_in1k`.
         pretrained: with ImageNet weights: from a file of the model's name in the checkpoints folder (as torchvision's
             `resnet18-f37072fd.pth`), else from the local cache of the model hub, else downloaded.
+        options: further arguments of `timm.create_model`.
     Returns:
         (module, channels): the module maps [B,3,H,W] to a list of [B,channels[i],h_i,w_i].
     Raises:
         CheckpointError: the weights cannot be had; within seconds where there is no network.
     """
-    timm = timm_module()
-    if not pretrained:
-        encoder = timm.create_model(model, pretrained=False, features_only=True)
-    else:
-        encoder = _with_weights(timm, model)
+    create = functools.partial(timm_module().create_model, model, features_only=True, **(options or {}))
+    encoder = _with_weights(create, model) if pretrained else create(pretrained=False)
     return encoder, tuple(encoder.feature_info.channels())
 
 
-def _with_weights(timm: Any, model: str) -> nn.Module:
+def _with_weights(create: Callable[..., nn.Module], model: str) -> nn.Module:
     local = local_weights(model)
     if local is not None:
-        return _from_file(timm.create_model(model, pretrained=False, features_only=True), model, local)
-    hub_id = timm.models.get_pretrained_cfg(model).hf_hub_id
+        return _from_file(create(pretrained=False), model, local)
+    hub_id = timm_module().models.get_pretrained_cfg(model).hf_hub_id
     cached = _cached_weights(hub_id)
     overlay = {"file": cached} if cached else {}
     reason = None if cached else _why_unreachable()
     if reason is None:
         try:
-            encoder: nn.Module = timm.create_model(
-                model, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay
-            )
+            encoder = create(pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception as error:  # of the hub's client, its HTTP library, or the disk: all mean "no weights"
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         else:

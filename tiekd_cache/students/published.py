@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from tiekd_cache.errors import CheckpointError
+from tiekd_cache.students.mobilenetv2 import published_encoder_key
 
 _RULES = (
     (re.compile(r"^encoder\."), "backbone."),
@@ -27,8 +28,17 @@ and the second doubling of those that double once."""
 _NAMED_IN_ERRORS = 5
 
 
-def published_name(key: str) -> str:
-    """Our key's published name: `decoder.merge.0.conv_a.bias` -> `decode_head.conv_list.1.convA.conv.bias`."""
+def published_names(keys: Iterable[str]) -> dict[str, str]:
+    """Our keys -> their published names: `decoder.merge.0.conv_a.bias` -> `decode_head.conv_list.1.convA.conv.bias`.
+
+    The encoder's names are torchvision's for a ResNet, and OpenMMLab's for a MobileNetV2.
+    """
+    ours = list(keys)
+    is_mobilenet = any(key.startswith("encoder.conv_stem.") for key in ours)
+    return {key: _published_name(published_encoder_key(key) if is_mobilenet else key) for key in ours}
+
+
+def _published_name(key: str) -> str:
     for pattern, replacement in _RULES:
         key = pattern.sub(replacement, key)
     key = _MERGE.sub(lambda match: f"decode_head.conv_list.{int(match[1]) + 1}.conv_", key)
@@ -51,7 +61,7 @@ def to_student_state(
     if not isinstance(inner, Mapping):
         raise CheckpointError(f"The checkpoint for {owner} has no state dict of tensors. Is it a TIE-KD student's?")
     given = {str(key).removeprefix("module."): value for key, value in inner.items()}
-    wanted = {published_name(key): key for key in current}
+    wanted = {name: key for key, name in published_names(current).items()}
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     unknown = [name for name in given if name not in wanted and not name.startswith(UNUSED)]
     if missing or unknown:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from tiekd_cache.dpm import Bins, dpm_to_depth
 from tiekd_cache.errors import ConfigError, ShapeError
+from tiekd_cache.students import mobilenetv2
 from tiekd_cache.students.decoder import DenseDepthDecoder, scale_widths
 from tiekd_cache.students.encoders import build_encoder
 from tiekd_cache.students.published import to_student_state
@@ -26,18 +27,26 @@ class Architecture:
     """What makes a student the one that was published under a name.
 
     Attributes:
-        encoder: timm's name of the backbone, with the tag of the ImageNet weights that the release starts from.
+        encoder: timm's name of the backbone, with the tag of its ImageNet weights: for the ResNets those that the
+            release starts from, for MobileNetV2 timm's own (the release takes OpenMMLab's).
         widths: the decoder's channels, coarse to fine, at decoder_width 1.
         num_upsamplings: doublings at its end.
+        options: for `timm.create_model`.
+        dilated: with the published dilations of MobileNetV2.
     """
 
     encoder: str
     widths: tuple[int, ...]
     num_upsamplings: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    dilated: bool = False
 
 
 STUDENTS: Mapping[str, Architecture] = MappingProxyType(
     {
+        "mobilenetv2": Architecture(
+            "mobilenetv2_100.ra_in1k", (2048, 512, 256, 128), 2, mobilenetv2.OPTIONS, dilated=True
+        ),
         "resnet18": Architecture("resnet18.tv_in1k", (512, 256, 256, 128, 128), 1),
         "resnet50": Architecture("resnet50.tv_in1k", (2048, 1024, 512, 256, 128), 1),
     }
@@ -58,7 +67,9 @@ class Student(nn.Module):
         architecture = STUDENTS[name]
         widths = scale_widths(architecture.widths, decoder_width)
         self.name, self.decoder_width, self.bins = name, float(decoder_width), bins
-        self.encoder, channels = build_encoder(architecture.encoder, pretrained)
+        self.encoder, channels = build_encoder(architecture.encoder, pretrained, architecture.options)
+        if architecture.dilated:
+            mobilenetv2.dilate_as_published(self.encoder)
         self.decoder = DenseDepthDecoder(channels, widths, architecture.num_upsamplings)
         self.head = nn.Conv2d(self.decoder.out_channels, bins.num_bins, 1)
 
