@@ -44,7 +44,7 @@ def build_encoder(
         CheckpointError: the weights cannot be had; within seconds where there is no network.
     """
     create = functools.partial(timm_module().create_model, model, features_only=True, **(options or {}))
-    encoder = _with_weights(create, model) if pretrained else create(pretrained=False)
+    encoder: Any = _with_weights(create, model) if pretrained else create(pretrained=False)
     return encoder, tuple(encoder.feature_info.channels())
 
 

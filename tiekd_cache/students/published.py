@@ -13,6 +13,7 @@ from tiekd_cache.students.mobilenetv2 import published_encoder_key
 
 _RULES = (
     (re.compile(r"^encoder\."), "backbone."),
+    (re.compile(r"^head\.conv\."), "decode_head.conv_depth."),
     (re.compile(r"^head\."), "decode_head.conv_out.0."),
     (re.compile(r"^decoder\.bottom\."), "decode_head.conv_list.0.conv."),
     (re.compile(r"^decoder\.upsample\.0\.conv_"), "decode_head.upsample_custom.conv_"),
@@ -21,9 +22,13 @@ _RULES = (
 _MERGE = re.compile(r"^decoder\.merge\.(\d+)\.conv_")
 _PAIR = re.compile(r"^(decode_head\..*)conv_([ab])\.")
 
-UNUSED = ("decode_head.conv_depth.", "decode_head.upsample_custom2.")
-"""Keys that published files carry although no depth depends on them: the plain-regression output of every student,
-and the second doubling of those that double once."""
+UNUSED = ("decode_head.conv_depth.", "decode_head.conv_out.0.", "decode_head.upsample_custom2.")
+"""Keys that published files carry although no depth depends on them: the plain regression in those of DPM students,
+the DPM in those of plain ones, and the second doubling of those that double once."""
+
+_DPM = "decode_head.conv_out.0.weight"
+UNUSED_BINS = 256
+"""Bins of the DPM that plain students carry without using it: their framework's default."""
 
 _NAMED_IN_ERRORS = 5
 
@@ -55,7 +60,8 @@ def to_student_state(
         current: the student's own state dict; batch counters (`num_batches_tracked`) that the file lacks come from it.
         owner: the student in words, for errors.
     Raises:
-        CheckpointError: names missing and unknown keys and differing shapes.
+        CheckpointError: names missing and unknown keys and differing shapes; or the file is of a student with the other
+            output. What tells the two apart is the number of bins, so that 256 bins, which nobody published, pass.
     """
     inner = state.get("state_dict", state)
     if not isinstance(inner, Mapping):
@@ -69,6 +75,7 @@ def to_student_state(
         raise CheckpointError(
             f"The checkpoint is not one of {owner} ({'; '.join(parts)}). Choose the student it is of."
         )
+    _check_output(given, current)
     result = {key: torch.as_tensor(given[name]) if name in given else current[key] for name, key in wanted.items()}
     shapes = [
         f"{name} is {list(result[key].shape)}, not {list(current[key].shape)}"
@@ -78,6 +85,23 @@ def to_student_state(
     if shapes:
         raise CheckpointError(f"The checkpoint does not fit {owner} of this width and these bins: {_some(shapes)}.")
     return result
+
+
+def _check_output(given: Mapping[str, Any], current: Mapping[str, torch.Tensor]) -> None:
+    if _DPM not in given:
+        return
+    bins = len(given[_DPM])
+    if "head.conv.weight" in current:
+        if bins != UNUSED_BINS:
+            raise CheckpointError(
+                f"The checkpoint is of a DPM student with {bins} bins, not of one that regresses depth. "
+                "Build the student with output='dpm'."
+            )
+    elif bins == UNUSED_BINS != len(current["head.weight"]):
+        raise CheckpointError(
+            "The checkpoint is of a student that regresses depth (a baseline or Res-KD: the 256 bins in it are "
+            "unused), not of a DPM student. Build the student with output='depth'."
+        )
 
 
 def _some(names: Sequence[str]) -> str:
