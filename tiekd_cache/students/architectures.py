@@ -9,7 +9,7 @@ from typing import Any
 
 from tiekd_cache.students import mobilenetv2
 
-DECODERS = ("densedepth",)
+DECODERS = ("densedepth", "slim")
 OUTPUTS = ("dpm", "depth")
 
 

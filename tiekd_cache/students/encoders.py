@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import huggingface_hub
 import huggingface_hub.constants
@@ -28,32 +28,40 @@ PROBE_SECONDS = 5.0
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def build_encoder(
-    model: str, pretrained: bool, options: Mapping[str, Any] | None = None
-) -> tuple[nn.Module, tuple[int, ...]]:
-    """A timm backbone cut after its last feature, and its features' channels, fine to coarse.
+class Encoder(NamedTuple):
+    """A backbone cut after its last feature: the module maps [B,3,H,W] to a list of [B,channels[i],h_i,w_i]."""
+
+    module: nn.Module
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]  # h_i = H / strides[i]; both fine to coarse
+
+
+def build_encoder(model: str, pretrained: bool, options: Mapping[str, Any] | None = None) -> Encoder:
+    """A timm backbone.
 
     Args:
         model: timm's name, with the tag of the weights, e.g. `resnet18.tv_in1k`.
         pretrained: with ImageNet weights: from a file of the model's name in the checkpoints folder (as torchvision's
             `resnet18-f37072fd.pth`), else from the local cache of the model hub, else downloaded.
         options: further arguments of `timm.create_model`.
-    Returns:
-        (module, channels): the module maps [B,3,H,W] to a list of [B,channels[i],h_i,w_i].
     Raises:
         CheckpointError: the weights cannot be had; within seconds where there is no network.
     """
     create = functools.partial(timm_module().create_model, model, features_only=True, **(options or {}))
     encoder: Any = _with_weights(create, model) if pretrained else create(pretrained=False)
-    return encoder, tuple(encoder.feature_info.channels())
+    return Encoder(encoder, tuple(encoder.feature_info.channels()), tuple(encoder.feature_info.reduction()))
 
 
 def _with_weights(create: Callable[..., nn.Module], model: str) -> nn.Module:
     local = local_weights(model)
     if local is not None:
         return _from_file(create(pretrained=False), model, local)
-    hub_id = timm_module().models.get_pretrained_cfg(model).hf_hub_id
-    cached = _cached_weights(hub_id)
+    known = timm_module().models.get_pretrained_cfg(model)
+    if known is None or not known.has_weights:
+        raise CheckpointError(
+            f"timm has no ImageNet weights of {model}. Train without them: --no-pretrained (pretrained=False)."
+        )
+    cached = _cached_weights(known.hf_hub_id) if known.hf_hub_id else None
     overlay = {"file": cached} if cached else {}
     reason = None if cached else _why_unreachable()
     if reason is None:
@@ -85,7 +93,7 @@ def _from_file(encoder: nn.Module, model: str, path: Path) -> nn.Module:
             state = safetensors.torch.load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = encoder.load_state_dict(state, strict=False).missing_keys
+        missing = encoder.load_state_dict(_renamed(state, encoder), strict=False).missing_keys
     except Exception as error:  # truncated, unsafe, of other shapes: all mean "not these weights"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
@@ -98,6 +106,12 @@ def _from_file(encoder: nn.Module, model: str, path: Path) -> nn.Module:
             "Remove or replace it."
         )
     return encoder
+
+
+def _renamed(state: Mapping[str, torch.Tensor], encoder: nn.Module) -> dict[str, torch.Tensor]:
+    """Under the encoder's own names: timm's cut networks say `stages_0.…` for `stages.0.…`."""
+    own = {name.replace(".", "_"): name for name in encoder.state_dict()}
+    return {own.get(name.replace(".", "_"), name): value for name, value in state.items()}
 
 
 def _cached_weights(hub_id: str) -> str | None:

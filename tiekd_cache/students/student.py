@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from tiekd_cache.dpm import Bins, dpm_to_depth
 from tiekd_cache.errors import ConfigError, ShapeError
 from tiekd_cache.students import mobilenetv2
 from tiekd_cache.students.architectures import DECODERS, OUTPUTS, STUDENTS
-from tiekd_cache.students.decoder import DenseDepthDecoder, scale_widths
-from tiekd_cache.students.encoders import build_encoder
+from tiekd_cache.students.backbones import PREFIX, build_backbone
+from tiekd_cache.students.decoder import DenseDepthDecoder, fitting_shape, resize, scale_widths
+from tiekd_cache.students.encoders import Encoder, build_encoder
 from tiekd_cache.students.heads import DepthHead
 from tiekd_cache.students.published import to_student_state
+from tiekd_cache.students.slim import SlimDecoder
 
 ROWS_AT_ONCE = 8
 """`predict` takes the DPM this many rows at a time: the whole of it is 440 MB for one KITTI image."""
@@ -40,12 +41,10 @@ class Student(nn.Module):
         super().__init__()
         self.name, self.bins, self.decoder_width = name, bins, float(decoder_width)
         self.decoder_name, self.output = decoder, output
-        architecture = STUDENTS[name]
-        widths = scale_widths(architecture.widths, decoder_width)
-        self.encoder, channels = build_encoder(architecture.encoder, pretrained, architecture.options)
-        if architecture.dilated:
-            mobilenetv2.dilate_as_published(self.encoder)
-        self.decoder = DenseDepthDecoder(channels, widths, architecture.num_upsamplings)
+        self.is_published = name in STUDENTS and decoder == "densedepth"
+        encoder = _build_encoder(name, pretrained)
+        self.encoder = encoder.module
+        self.decoder = _build_decoder(name, encoder, decoder, decoder_width)
         if output == "dpm":
             self.head = nn.Conv2d(self.decoder.out_channels, bins.num_bins, 1)
         else:
@@ -57,8 +56,10 @@ class Student(nn.Module):
         Args:
             images: [B,3,H,W] float, ImageNet-normalised RGB.
         Returns:
-            [B,C,h,w], C = 128 times the decoder's width; h, w = H, W where both are multiples of the stride of the
-            encoder's finest feature: 2, or 4 for MobileNetV2.
+            [B,C,h,w], C = `decoder.out_channels`: 128 for the published students, 32 with the slim decoder, times the
+            decoder's width. h, w = H, W: the features are resized (bilinear, align_corners=True) where the decoder
+            ends at another size. Only the published students leave them, as released, at 2 times the encoder's
+            finest feature, or 4 times for MobileNetV2: the same where H and W are multiples of 2, or of 4.
         Raises:
             ShapeError: images are not float [B,3,H,W].
         """
@@ -68,7 +69,7 @@ class Student(nn.Module):
                 "ImageNet-normalised RGB."
             )
         features: torch.Tensor = self.decoder(self.encoder(images))
-        return features
+        return features if self.is_published else resize(features, *images.shape[-2:])
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """[B,3,H,W] -> [B,K,h,w]: scores of the bins, before the softmax.
@@ -101,10 +102,7 @@ class Student(nn.Module):
             to do. No flip averaging.
         """
         with torch.no_grad():
-            depth = self._depth(self(images))
-            if depth.shape[-2:] != images.shape[-2:]:
-                depth = F.interpolate(depth, size=images.shape[-2:], mode="bilinear", align_corners=True)
-            return depth
+            return resize(self._depth(self(images)), *images.shape[-2:])
 
     def _depth(self, features: torch.Tensor) -> torch.Tensor:
         if self.output == "depth":
@@ -119,9 +117,15 @@ class Student(nn.Module):
         Args:
             state: its state dict, or the file's {"state_dict": …} around it; with or without `module.` before keys.
         Raises:
+            ConfigError: no student with this encoder and decoder was published.
             CheckpointError: keys are missing, unknown or of another shape, or the checkpoint is of a student with the
                 other output; the student is then as before.
         """
+        if not self.is_published:
+            raise ConfigError(
+                f"Student '{self.name}' with decoder '{self.decoder_name}' was not published: there is no checkpoint "
+                f"of it. Those of {', '.join(STUDENTS)} with 'densedepth' can be loaded."
+            )
         self.load_state_dict(to_student_state(state, self.state_dict(), f"student '{self.name}'"))
 
     def settings(self) -> dict[str, Any]:
@@ -147,18 +151,20 @@ def build_student(
     """A student in evaluation mode (call `train()` to train it); random weights follow torch's seed.
 
     Args:
-        name: one of `STUDENTS`.
+        name: one of `STUDENTS`, or `timm:NAME` for any backbone of timm that gives two or more maps.
         pretrained: start the encoder from ImageNet weights.
         bins: None = the paper's for KITTI, 257 from 1e-3 to 80 m.
         decoder_width: multiplies the decoder's channels; 1.0 = as published.
-        decoder: `densedepth`, as published.
+        decoder: `densedepth`, as published; or `slim`, see `SlimDecoder`.
         output: `dpm`, or `depth` for plain regression, as the paper's baselines and Res-KD students.
     Raises:
-        ConfigError: unknown name, decoder or output, or a width that makes no decoder.
+        ConfigError: unknown name, decoder or output, a width that makes no decoder, or a backbone that is no encoder.
         CheckpointError: the ImageNet weights cannot be had.
     """
-    if name not in STUDENTS:
-        raise ConfigError(f"Student '{name}' is not known. Use one of: {', '.join(STUDENTS)}.")
+    if name not in STUDENTS and not name.startswith(PREFIX):
+        raise ConfigError(
+            f"Student '{name}' is not known. Use one of: {', '.join(STUDENTS)}, or {PREFIX}NAME for a backbone of timm."
+        )
     for setting, value, known in (("decoder", decoder, DECODERS), ("output", output, OUTPUTS)):
         if value not in known:
             raise ConfigError(f"Student's {setting} '{value}' is not known. Use one of: {', '.join(known)}.")
@@ -166,6 +172,26 @@ def build_student(
     return Student(
         name, pretrained=pretrained, bins=bins, decoder_width=decoder_width, decoder=decoder, output=output
     ).eval()
+
+
+def _build_encoder(name: str, pretrained: bool) -> Encoder:
+    if name not in STUDENTS:
+        return build_backbone(name, pretrained)
+    architecture = STUDENTS[name]
+    encoder = build_encoder(architecture.encoder, pretrained, architecture.options)
+    if architecture.dilated:
+        mobilenetv2.dilate_as_published(encoder.module)
+    return encoder
+
+
+def _build_decoder(name: str, encoder: Encoder, decoder: str, width: float) -> DenseDepthDecoder | SlimDecoder:
+    if decoder == "slim":
+        return SlimDecoder(encoder.channels, encoder.strides, width)
+    if name in STUDENTS:
+        widths, num_upsamplings = STUDENTS[name].widths, STUDENTS[name].num_upsamplings
+    else:
+        widths, num_upsamplings = fitting_shape(encoder.channels, encoder.strides)
+    return DenseDepthDecoder(encoder.channels, scale_widths(widths, width), num_upsamplings)
 
 
 def _softmax(logits: torch.Tensor) -> torch.Tensor:
