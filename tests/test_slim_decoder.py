@@ -16,9 +16,8 @@ from tiekd_cache.students.slim import SlimDecoder
 FEW_BINS = Bins.uniform(1e-3, 80.0, 9)
 
 
-@pytest.mark.parametrize("name", ["timm:mobilenetv2_100", "timm:efficientnet_lite0"])
-def test_a_light_encoder_makes_a_student_under_10_gmac(name: str) -> None:
-    cost = student_cost(name, decoder="slim")
+def test_a_light_encoder_makes_a_student_under_10_gmac() -> None:
+    cost = student_cost("timm:efficientnet_lite0", decoder="slim")
     assert 5 < cost.gmac < 10
     assert cost.parameters < 4e6
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.students.encoders import Encoder, build_encoder
+from tiekd_cache.students.meta import made_on_meta
 from tiekd_cache.timm_compat import timm_module
 
 PREFIX = "timm:"
@@ -87,20 +88,25 @@ def _try_out(model: str) -> _Trial:
     reason = ""
     for options in _ATTEMPTS:
         try:
-            encoder, features = _answer(model, options, TRIAL_SIZE)
+            encoder = _cut(model, options)
+            features = _answer(encoder, TRIAL_SIZE)
         except Exception as error:  # assertions, broadcasting, missing operators: timm's models fail in every way
             reason = reason or (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             continue
         layouts = {
             _layout(feature.shape[1:], channels, stride)
-            for feature, channels, stride in zip(features, encoder.channels, encoder.strides, strict=True)
+            for feature, channels, stride in zip(features, encoder.channels, encoder.strides, strict=False)
         }
-        if len(features) < 2 or layouts not in ({"first"}, {"last"}) or sorted(encoder.strides) != [*encoder.strides]:
+        if (
+            not 2 <= len(features) == len(encoder.channels)
+            or layouts not in ({"first"}, {"last"})
+            or sorted(encoder.strides) != [*encoder.strides]
+        ):
             shapes = ", ".join(str(list(feature.shape[1:])) for feature in features)
             reason = f"features {shapes} for an image of {TRIAL_SIZE[0]}x{TRIAL_SIZE[1]}"
             break
         try:
-            _answer(model, options, ODD_TRIAL_SIZE)
+            _answer(encoder, ODD_TRIAL_SIZE)
         except Exception:
             return _Trial(options, layouts == {"last"}, takes_odd_sizes=False)
         return _Trial(options, layouts == {"last"}, takes_odd_sizes=True)
@@ -110,10 +116,14 @@ def _try_out(model: str) -> _Trial:
     )
 
 
-def _answer(model: str, options: Mapping[str, Any], size: tuple[int, int]) -> tuple[Encoder, Sequence[torch.Tensor]]:
-    with torch.device("meta"), torch.no_grad():
-        encoder = build_encoder(model, False, options)
-        return encoder, encoder.module.eval()(torch.zeros(1, 3, *size))
+def _cut(model: str, options: Mapping[str, Any]) -> Encoder:
+    return Encoder.of(made_on_meta(lambda: build_encoder(model, False, options).module).eval())
+
+
+def _answer(encoder: Encoder, size: tuple[int, int]) -> Sequence[torch.Tensor]:
+    with torch.no_grad():
+        features: Sequence[torch.Tensor] = encoder.module(torch.zeros(1, 3, *size, device="meta"))
+        return features
 
 
 def _layout(shape: Sequence[int], channels: int, stride: int) -> str | None:

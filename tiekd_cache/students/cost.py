@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tiekd_cache.students.meta import made_on_meta
 from tiekd_cache.students.student import build_student
 
 IMAGE_SIZE = (352, 1216)
@@ -35,9 +36,10 @@ def student_cost(
     Raises:
         ConfigError: see `build_student`.
     """
-    with torch.device("meta"), torch.no_grad():
-        student = build_student(name, pretrained=False, decoder=decoder, output=output, decoder_width=decoder_width)
-        head = student.head if output == "dpm" else student.head.conv  # its float32 guard knows no meta device
-        with FlopCounterMode(display=False) as counter:
-            head(student(torch.zeros(1, 3, *image_size)))
+    student = made_on_meta(
+        lambda: build_student(name, pretrained=False, decoder=decoder, output=output, decoder_width=decoder_width)
+    )
+    head = student.head if output == "dpm" else student.head.conv  # its float32 guard knows no meta device
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        head(student(torch.zeros(1, 3, *image_size, device="meta")))
     return Cost(sum(parameter.numel() for parameter in student.parameters()), counter.get_total_flops() / 2e9)

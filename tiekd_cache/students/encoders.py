@@ -35,6 +35,11 @@ class Encoder(NamedTuple):
     channels: tuple[int, ...]
     strides: tuple[int, ...]  # h_i = H / strides[i]; both fine to coarse
 
+    @classmethod
+    def of(cls, module: Any) -> Encoder:
+        """Of a network that timm has cut (`features_only`)."""
+        return cls(module, tuple(module.feature_info.channels()), tuple(module.feature_info.reduction()))
+
 
 def build_encoder(model: str, pretrained: bool, options: Mapping[str, Any] | None = None) -> Encoder:
     """A timm backbone.
@@ -48,8 +53,7 @@ def build_encoder(model: str, pretrained: bool, options: Mapping[str, Any] | Non
         CheckpointError: the weights cannot be had; within seconds where there is no network.
     """
     create = functools.partial(timm_module().create_model, model, features_only=True, **(options or {}))
-    encoder: Any = _with_weights(create, model) if pretrained else create(pretrained=False)
-    return Encoder(encoder, tuple(encoder.feature_info.channels()), tuple(encoder.feature_info.reduction()))
+    return Encoder.of(_with_weights(create, model) if pretrained else create(pretrained=False))
 
 
 def _with_weights(create: Callable[..., nn.Module], model: str) -> nn.Module:
