@@ -119,19 +119,19 @@ def check_form(form: str, sigma: float, bins: Bins) -> None:
 
 
 def check_depth(depth: torch.Tensor, bins: Bins, valid_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """[B,1,H,W] bool: where there is a depth to use, i.e. not 0 (missing) and inside `valid_mask`.
+    """[B,T,H,W] bool: where there is a depth to use, i.e. not 0 (missing) and inside `valid_mask`.
 
     Pixels outside `valid_mask` are not looked at. Reads one number back from the device.
 
     Args:
-        depth: [B,1,H,W] float, metres; 0 = missing.
-        valid_mask: [B,1,H,W] bool, or None for all pixels.
+        depth: [B,T,H,W] float, metres, of one or more teachers; 0 = missing.
+        valid_mask: [B,T,H,W] bool, or None for all pixels.
     Raises:
         ShapeError: a shape is not that.
         RangeError: a depth is not finite or lies outside the bins by more than rounding.
     """
-    if depth.dim() != 4 or depth.shape[1] != 1 or not depth.is_floating_point():
-        raise ShapeError(f"Depth is {_describe(depth)}; it must be float [B,1,H,W], in metres.")
+    if depth.dim() != 4 or not depth.is_floating_point():
+        raise ShapeError(f"Depth is {_describe(depth)}; it must be float [B,T,H,W], in metres.")
     present = depth != 0
     if valid_mask is not None:
         if valid_mask.shape != depth.shape or valid_mask.dtype != torch.bool:
@@ -143,9 +143,10 @@ def check_depth(depth: torch.Tensor, bins: Bins, valid_mask: torch.Tensor | None
     low, high = bins.min_depth * (1 - tolerance), bins.max_depth * (1 + tolerance)
     wrong = present & ~((depth >= low) & (depth <= high))  # written so that NaN is wrong, too
     if bool(wrong.any()):
-        b, _, y, x = (int(i) for i in wrong.nonzero()[0])
+        b, t, y, x = (int(i) for i in wrong.nonzero()[0])
+        teacher = f", teacher {t}" if depth.shape[1] > 1 else ""
         raise RangeError(
-            f"Depth {float(depth[b, 0, y, x])} m (sample {b}, row {y}, column {x}) lies outside the bins "
+            f"Depth {float(depth[b, t, y, x])} m (sample {b}{teacher}, row {y}, column {x}) lies outside the bins "
             f"({bins.min_depth} to {bins.max_depth} m; 0 = missing). Clamp it, or use bins that reach it."
         )
     return present
@@ -175,6 +176,8 @@ def depth_to_dpm(depth: torch.Tensor, bins: Bins, sigma: float = 0.8, form: str 
         not in the release.
     """
     check_form(form, sigma, bins)
+    if depth.dim() != 4 or depth.shape[1] != 1 or not depth.is_floating_point():
+        raise ShapeError(f"Depth is {_describe(depth)}; it must be float [B,1,H,W], in metres.")
     present = check_depth(depth, bins)
     dtype = torch.promote_types(depth.dtype, torch.float32)
     centers = bins.centers.to(depth.device, dtype)[None, :, None, None]

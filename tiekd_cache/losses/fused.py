@@ -8,7 +8,7 @@ instead of keeping them. `dpm_kl` and `dpm_to_depth` are the oracle: values and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from tiekd_cache.dpm import DENSITY_FLOOR, Bins, check_depth, check_form
-from tiekd_cache.errors import ShapeError
+from tiekd_cache.errors import ConfigError, ShapeError
 from tiekd_cache.losses.dpm_kl import EPSILON
 from tiekd_cache.losses.masked import masked_mean
 
@@ -36,11 +36,13 @@ class Target:
         bins: the K bins.
         sigma: metres.
         form: `released` or `gaussian`.
+        sigma_share: the width at depth d is max(sigma, sigma_share * d).
     """
 
     bins: Bins
     sigma: float
     form: str
+    sigma_share: float = 0.0
 
     def half_width(self) -> int:
         """How many bins beside the depth's own may hold probability."""
@@ -60,25 +62,30 @@ def fused_dpm_head(
     sigma: float = 0.8,
     form: str = "released",
     valid_mask: torch.Tensor | None = None,
+    *,
+    teacher_weights: Sequence[float] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean KL to the teacher's DPM, expected student depth) of a student's features, differentiable in both.
+    """(mean KL to the teachers' DPMs, expected student depth) of a student's features, differentiable in both.
 
     Args:
         features: [B,C,H,W] float.
         weight: [K,C,1,1] of the 1x1 convolution to the logits.
         bias: [K].
-        teacher_depth: [B,1,H,W] float, metres; 0 = missing.
+        teacher_depth: [B,T,H,W] float, metres, of T >= 1 teachers; 0 = missing.
         bins: the K bins.
         sigma: metres, > 0.
         form: `released` or `gaussian`; see `dpm_kl`.
-        valid_mask: [B,1,H,W] bool, True where the pixel counts for the KL; None = all.
+        valid_mask: [B,T,H,W] bool, True where the pixel counts for the KL; None = all.
+        teacher_weights: one of each teacher, >= 0; None = equal. At each pixel they are renormalised over the
+            teachers that answer there.
     Returns:
-        Scalar: the mean over the pixels that count (0 where none does); and [B,1,H,W] metres, at every pixel.
-        float32 (float64 for float64 features).
+        Scalar: the mean over the pixels that at least one teacher answers (0 where none is); and [B,1,H,W] metres, at
+        every pixel. float32 (float64 for float64 features).
     Raises:
         ShapeError: shapes do not fit together.
-        ConfigError, RangeError: as `dpm_kl`.
-    Source: the formulas of `dpm_kl` and `dpm_to_depth`, with the gradient written out.
+        ConfigError, RangeError: as `dpm_kl`; teacher_weights that are not T weights.
+    Source: the formulas of `dpm_kl` and `dpm_to_depth`, with the gradient written out. Several teachers are not in
+        the release.
     """
     check_form(form, sigma, bins)
     batch, channels, height, width = features.shape
@@ -87,13 +94,37 @@ def fused_dpm_head(
             f"The head is {list(weight.shape)} with bias {list(bias.shape)}; for these features and bins it must be "
             f"[{bins.num_bins},{channels},1,1] with bias [{bins.num_bins}]."
         )
-    if teacher_depth.shape != (batch, 1, height, width):
+    if teacher_depth.dim() != 4 or teacher_depth[:, :1].shape != (batch, 1, height, width):
         raise ShapeError(
-            f"teacher_depth is {list(teacher_depth.shape)}; features call for {[batch, 1, height, width]}."
+            f"teacher_depth is {list(teacher_depth.shape)}; features call for [{batch},T,{height},{width}], T >= 1."
         )
     present = check_depth(teacher_depth, bins, valid_mask)
-    kl_map, student_depth = dpm_terms(features, weight, bias, teacher_depth, present, Target(bins, sigma, form))
-    return masked_mean(kl_map, present), student_depth
+    weights = pixel_weights(present, teacher_weights)
+    kl_map, student_depth = dpm_terms(features, weight, bias, teacher_depth, weights, Target(bins, sigma, form))
+    return masked_mean(kl_map, (weights > 0).any(dim=1, keepdim=True)), student_depth
+
+
+def pixel_weights(present: torch.Tensor, teacher_weights: Sequence[float] | None = None) -> torch.Tensor:
+    """[B,T,H,W] float32: each teacher's share of each pixel.
+
+    Args:
+        present: [B,T,H,W] bool, where a teacher's depth counts.
+        teacher_weights: T weights, >= 0, not all 0; None = equal.
+    Returns:
+        0 where not `present`; elsewhere the weights, renormalised over the teachers that answer the pixel. A pixel
+        that only teachers of weight 0 answer has 0 everywhere.
+    Raises:
+        ConfigError: not that many weights, or one that is negative or not finite, or all 0.
+    """
+    num_teachers = present.shape[1]
+    given = [1.0] * num_teachers if teacher_weights is None else [float(w) for w in teacher_weights]
+    if len(given) != num_teachers or not all(0 <= w < math.inf for w in given) or not sum(given) > 0:
+        raise ConfigError(
+            f"teacher_weights = {given}: need {num_teachers} finite weights >= 0, one a teacher, not all 0."
+        )
+    shares = torch.tensor(given, device=present.device)[:, None, None] * present
+    total = shares.sum(dim=1, keepdim=True)
+    return shares / torch.where(total > 0, total, 1)
 
 
 def dpm_terms(
@@ -101,23 +132,28 @@ def dpm_terms(
     weight: torch.Tensor,
     bias: torch.Tensor,
     teacher_depth: torch.Tensor,
-    present: torch.Tensor,
+    weights: torch.Tensor,
     target: Target,
     with_kl: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(KL at each pixel, 0 where not `present`; expected student depth), each [B,1,H,W]; inputs already checked.
+    """(weighted KL at each pixel, expected student depth), each [B,1,H,W]; inputs already checked.
 
     Args:
+        teacher_depth: [B,T,H,W] metres, of T teachers.
+        weights: [B,T,H,W] float: each teacher's share of each pixel, 0 where its depth does not count, else summing
+            to 1 over T; see `pixel_weights`. The KL is the weighted sum of the teachers' own; its gradient is that of
+            the KL to the weighted mixture of their DPMs (form `gaussian`).
         with_kl: False where only the depth is wanted: the KL is 0 then.
     """
-    # What is not present may be anything, NaN too; a depth inside the bins keeps it out of the arithmetic.
-    teacher_depth = torch.where(present, teacher_depth, target.bins.max_depth)
-    return cast(
-        "tuple[torch.Tensor, torch.Tensor]",
-        _FusedTerms.apply(  # type: ignore[no-untyped-call]
-            features, weight, bias, teacher_depth, present, target, with_kl
-        ),
-    )
+    # What does not count may be anything, NaN too; a depth inside the bins keeps it out of the arithmetic.
+    teacher_depth = torch.where(weights > 0, teacher_depth, target.bins.max_depth)
+    with torch.autocast(features.device.type, enabled=False):  # bf16 would round depth to 1/4 m and worse
+        return cast(
+            "tuple[torch.Tensor, torch.Tensor]",
+            _FusedTerms.apply(  # type: ignore[no-untyped-call]
+                features, weight, bias, teacher_depth, weights, target, with_kl
+            ),
+        )
 
 
 class _FusedTerms(torch.autograd.Function):
@@ -128,28 +164,28 @@ class _FusedTerms(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor,
         teacher_depth: torch.Tensor,
-        present: torch.Tensor,
+        weights: torch.Tensor,
         target: Target,
         with_kl: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.save_for_backward(features, weight, bias, teacher_depth, present)
+        ctx.save_for_backward(features, weight, bias, teacher_depth, weights)
         ctx.target, ctx.with_kl = target, with_kl
         dtype = torch.promote_types(features.dtype, torch.float32)
-        kl_map, student_depth = (torch.zeros_like(teacher_depth, dtype=dtype) for _ in range(2))
+        kl_map, student_depth = (features.new_zeros(features[:, :1].shape, dtype=dtype) for _ in range(2))
         centers = target.bins.centers.to(features.device, dtype)
         for i, rows in _tiles(features):
             probability, log_probability = _student_dpm(features[i, :, rows], weight, bias)
             student_depth[i, 0, rows] = (probability @ centers).view(student_depth[i, 0, rows].shape)
-            if with_kl:
-                depth = teacher_depth[i, 0, rows].reshape(-1).to(dtype)
+            for t in range(teacher_depth.shape[1] if with_kl else 0):
+                depth = teacher_depth[i, t, rows].reshape(-1).to(dtype)
                 kl = _kl(probability, log_probability, *_support(depth, centers, target), target)
-                kl_map[i, 0, rows] = (kl * present[i, 0, rows].reshape(-1)).view(kl_map[i, 0, rows].shape)
+                kl_map[i, 0, rows] += (kl * weights[i, t, rows].reshape(-1)).view(kl_map[i, 0, rows].shape)
         return kl_map, student_depth
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_kl: torch.Tensor, grad_depth: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        features, weight, bias, teacher_depth, present = ctx.saved_tensors
+        features, weight, bias, teacher_depth, weights = ctx.saved_tensors
         grad_features = torch.empty_like(features)
         dtype = grad_depth.dtype
         matrix = weight[:, :, 0, 0].to(dtype)
@@ -162,17 +198,17 @@ class _FusedTerms(torch.autograd.Function):
             student_depth = probability @ centers
             # d depth / d logit_k = p_k (c_k - depth)
             constant = -tile_grad_depth * student_depth
-            in_support = None
-            if ctx.with_kl:
-                tile_grad_kl = (grad_kl[i, 0, rows] * present[i, 0, rows]).reshape(-1)
-                depth = teacher_depth[i, 0, rows].reshape(-1).to(dtype)
+            in_supports = []
+            for t in range(teacher_depth.shape[1] if ctx.with_kl else 0):
+                tile_grad_kl = (grad_kl[i, 0, rows] * weights[i, t, rows]).reshape(-1)
+                depth = teacher_depth[i, t, rows].reshape(-1).to(dtype)
                 index, teacher = _support(depth, centers, ctx.target)
                 everywhere, in_support = _kl_gradient(probability, index, teacher, ctx.target)
                 constant += tile_grad_kl * everywhere
-                in_support *= tile_grad_kl[:, None]
+                in_supports.append((index, in_support.mul_(tile_grad_kl[:, None])))
             slope = torch.addcmul(constant[:, None], tile_grad_depth[:, None], centers[None])
             grad_logits = slope.mul_(probability)
-            if in_support is not None:
+            for index, in_support in in_supports:
                 grad_logits.scatter_add_(1, index, in_support)
             grad_features[i, :, rows] = (grad_logits @ matrix).t().reshape(tile.shape)
             grad_matrix += grad_logits.t() @ tile.reshape(tile.shape[0], -1).t().to(dtype)
