@@ -166,7 +166,7 @@ def test_several_teachers_weigh_what_they_should(form: str) -> None:
         total = total + w * dpm_kl(logits, depth, BINS, 0.8, form, mask)
         weight_sum += w * (mask & (depth > 0))
     answered = weight_sum > 0
-    assert 0 < int((~answered).sum())
+    assert int((~answered).sum()) > 0
     theirs = (total[answered] / weight_sum[answered]).mean(), dpm_to_depth(torch.softmax(logits, 1), BINS)
     ours = fused_dpm_head(
         p["features"], p["weight"], p["bias"], torch.cat(depths, 1), BINS, 0.8, form, torch.cat(masks, 1),
