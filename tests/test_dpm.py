@@ -66,7 +66,7 @@ def test_unknown_spacing_is_named() -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_a_share_of_the_depth_is_the_sigma_of_each_depth(form: str, spacing: str) -> None:
-    bins = Bins.spaced(spacing, 1.0, 80.0, 257)
+    bins = Bins.spaced(spacing, 2.5, 80.0, 1024)
     shared = depth_to_dpm(depth_map(3.0, 10.0, 60.0, 0.0), bins, 0.8, form, 0.05)
     for i, (depth, sigma) in enumerate([(3.0, 0.8), (10.0, 0.8), (60.0, 3.0)]):
         alone = depth_to_dpm(depth_map(depth), bins, sigma, form)
