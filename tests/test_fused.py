@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tiekd_cache.dpm import FORMS, Bins, dpm_to_depth
 from tiekd_cache.errors import ConfigError, RangeError, ShapeError
-from tiekd_cache.losses import dpm_kl, fused_dpm_head
+from tiekd_cache.losses import dpm_kl, fused_dpm_head, fused_tiles
 from tiekd_cache.losses import fused as fused_module
 from tiekd_cache.losses.masked import masked_mean
 
@@ -64,13 +64,13 @@ def test_values_and_gradients_equal_the_plain_formulas(
     form: str, sigma: float, batch: int, height: int, width: int, seed: int, tile: int
 ) -> None:
     p = problem(batch, 4, height, width, seed, torch.float64)
-    before = fused_module.CPU_TILE_PIXELS
+    before = fused_tiles.CPU_TILE_PIXELS
     try:
-        fused_module.CPU_TILE_PIXELS = tile
+        fused_tiles.CPU_TILE_PIXELS = tile
         ours = fused(p, BINS, sigma, form)
         our_gradients = gradients(ours, p)
     finally:
-        fused_module.CPU_TILE_PIXELS = before
+        fused_tiles.CPU_TILE_PIXELS = before
     theirs = plain(p, BINS, sigma, form)
     for mine, other in zip([*ours, *our_gradients], [*theirs, *gradients(theirs, p)], strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-9)

@@ -141,7 +141,8 @@ def check_form(form: str, sigma: float, bins: Bins, sigma_share: float = 0.0) ->
         if density[worst] < DENSITY_FLOOR:
             raise RangeError(
                 f"sigma = {width[worst]:.3g} m is too small for form 'released' with bins {2 * gap[worst]:.3g} m wide: "
-                "depths between two centres would get a flat DPM. Use a larger sigma (or sigma_share), more bins, or form 'gaussian'."
+                "depths between two centres would get a flat DPM. Use a larger sigma or sigma_share, more bins or form "
+                "'gaussian'."
             )
 
 
