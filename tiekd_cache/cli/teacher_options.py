@@ -80,7 +80,7 @@ def speed_options(command: Command) -> Command:
         command,
         click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto."),
         click.option(
-            "--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Frames a forward pass."
+            "--batch-size", type=click.IntRange(1), help="Frames a forward pass.  [default: 1 on a CPU, 4 on a GPU]"
         ),
         click.option(
             "--workers", type=click.IntRange(1, 256), default=4, show_default=True, help="Threads that decode images."
