@@ -11,7 +11,8 @@ import click
 from tiekd_cache.cli.common import Command
 
 TEACHER_HELP = (
-    "bts, bts-resnet50, bts-densenet161, lidar (no weights), hf:ORG/NAME, or your own package.module:factory."
+    "bts, adabins, depthformer, lidar (no weights), or another of `tiekd-cache teachers`; hf:ORG/NAME; or your own "
+    "package.module:factory."
 )
 
 
