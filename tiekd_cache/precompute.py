@@ -128,7 +128,7 @@ def precompute(
     chosen = range(writer.num_shards) if shards is None else shards.of(writer.num_shards)
     missing = frames_to_make(writer, chosen)
     if missing:
-        _warm_up(teacher, source, writer.frames_of(chosen[0]), config, note)
+        warm_up(teacher, source, writer.frames_of(chosen[0]), config, note)
     total = sum(len(writer.frames_of(shard)) for shard in chosen)
     with progress(total, f"precompute {teacher.name}", "frame", total - missing) as bar:
         order = (Launch() if launch is None else launch).order(chosen)
@@ -217,14 +217,14 @@ def make_shards(
     return fill_store(writer, answer, look, shards=shards, wait=wait, advance=advance, note=note)
 
 
-def _warm_up(
+def warm_up(
     teacher: Teacher,
     source: FrameSource,
     frame_ids: Sequence[str],
     config: PrecomputeConfig,
     note: Callable[[str], None],
 ) -> None:
-    """What is asked for and costs a forward pass: the precision's effect, and compiling."""
+    """What costs a forward pass over the first of some frames, where asked for: the precision's effect; compiling."""
     rules = config.rules(teacher, source)
     if config.precision == "float32" and not config.compile:
         return
