@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,10 @@ def load_huggingface(
     local = folder.is_dir()
     if not local and (model_id.count("/") != 1 or model_id.startswith((".", "/"))):
         raise CheckpointError(f"No folder {model_id}. Name a model of the hub as hf:ORG/NAME, a folder as hf:./FOLDER.")
-    with _in_one_line(model_id, local), _quiet(transformers):
+    with _in_one_line(model_id, local), _quiet(transformers, local):
         config = transformers.AutoConfig.from_pretrained(model_id, trust_remote_code=False)
     _check_use(name, config, align)
-    with _in_one_line(model_id, local), _quiet(transformers):
+    with _in_one_line(model_id, local), _quiet(transformers, local):
         processor = transformers.AutoImageProcessor.from_pretrained(
             model_id, trust_remote_code=False, **_pil_backend(transformers)
         )
@@ -104,14 +105,22 @@ def _pil_backend(transformers: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without reports of transformers' own: what matters in them is said here, in one line."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+def _quiet(transformers: Any, local: bool) -> Iterator[None]:
+    """Without reports of transformers' own: what matters in them is said here, in one line.
+
+    Its progress bars stay for a download, on a terminal.
+    """
+    log = transformers.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    if local or not sys.stderr.isatty():
+        log.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(before)
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
 
 
 @contextlib.contextmanager
