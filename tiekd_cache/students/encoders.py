@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import re
-import ssl
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import huggingface_hub.constants
 import safetensors.torch
 import torch
 from torch import nn
 
 from tiekd_cache.data.places import default_checkpoints_dir
 from tiekd_cache.errors import CheckpointError
+from tiekd_cache.model_hub import why_unreachable
 from tiekd_cache.timm_compat import timm_module
-
-PROBE_SECONDS = 5.0
-"""How long to wait for the model hub before saying that it cannot be reached; its own client retries for a minute."""
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -53,7 +46,8 @@ def _with_weights(timm: Any, model: str) -> nn.Module:
     hub_id = timm.models.get_pretrained_cfg(model).hf_hub_id
     cached = _cached_weights(hub_id)
     overlay = {"file": cached} if cached else {}
-    reason = None if cached else _why_unreachable()
+    unreachable = None if cached else why_unreachable()
+    reason = unreachable and f"not in the local cache, and {unreachable}"
     if reason is None:
         try:
             encoder: nn.Module = timm.create_model(
@@ -107,21 +101,3 @@ def _cached_weights(hub_id: str) -> str | None:
         if isinstance(found, str):
             return found
     return None
-
-
-def _why_unreachable() -> str | None:
-    """Why the model hub cannot be reached, or None where it answers, with whatever answer."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return "not in the local cache, and HF_HUB_OFFLINE is set"
-    endpoint = huggingface_hub.constants.ENDPOINT
-    try:
-        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=PROBE_SECONDS):
-            return None
-    except urllib.error.HTTPError as error:
-        error.close()
-        return None
-    except (OSError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(reason, ssl.SSLError):  # it answers; the hub's client brings certificates of its own
-            return None
-        return f"not in the local cache, and no answer from {endpoint}: {reason}"
