@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import functools
-import http.client
 import re
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import huggingface_hub
-import huggingface_hub.constants
 import safetensors.torch
 import torch
 from torch import nn
 
 from tiekd_cache.data.places import default_checkpoints_dir
 from tiekd_cache.errors import CheckpointError
+from tiekd_cache.model_hub import why_unreachable
 from tiekd_cache.timm_compat import timm_module
-
-PROBE_SECONDS = 5.0
-"""How long to wait for the model hub before saying that it cannot be reached; its own client retries for a minute."""
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -67,7 +60,8 @@ def _with_weights(create: Callable[..., nn.Module], model: str) -> nn.Module:
         )
     cached = _cached_weights(known.hf_hub_id) if known.hf_hub_id else None
     overlay = {"file": cached} if cached else {}
-    reason = None if cached else _why_unreachable()
+    unreachable = None if cached else why_unreachable()
+    reason = unreachable and f"not in the local cache, and {unreachable}"
     if reason is None:
         try:
             encoder = create(pretrained=True, pretrained_cfg_overlay=overlay)
@@ -125,21 +119,3 @@ def _cached_weights(hub_id: str) -> str | None:
         if isinstance(found, str):
             return found
     return None
-
-
-def _why_unreachable() -> str | None:
-    """Why the model hub cannot be reached, or None where it answers, with whatever answer."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return "not in the local cache, and HF_HUB_OFFLINE is set"
-    endpoint = huggingface_hub.constants.ENDPOINT
-    try:
-        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=PROBE_SECONDS):
-            return None
-    except urllib.error.HTTPError as error:
-        error.close()
-        return None
-    except (OSError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(reason, ssl.SSLError):  # it answers; the hub's client brings certificates of its own
-            return None
-        return f"not in the local cache, and no answer from {endpoint}: {reason}"
