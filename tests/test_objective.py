@@ -106,6 +106,7 @@ CHANGES: dict[str, Any] = {
     "terms": {"dpm": 0.2, "mse": 0.01},
     "alpha": 0.5,
     "sigma": 2.5,
+    "sigma_share": 0.2,
     "form": "gaussian",
     "scale": 4.0,
 }

@@ -14,7 +14,7 @@ from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.store import ResponseStore, open_store
-from tiekd_cache.training_parts import TrainingParts, build_parts, num_workers
+from tiekd_cache.training_parts import TrainingParts, build_parts, build_student_from, num_workers
 
 BASE: dict[str, Any] = {
     "student": {"pretrained": False, "decoder_width": 0.125, "num_bins": 33},
@@ -43,13 +43,16 @@ def config_with(**changes: Any) -> DistillConfig:
 # name of the setting: (another value, where it must show in the built objects)
 ARRIVES: dict[str, tuple[Any, Callable[[TrainingParts], Any]]] = {
     "student.decoder_width": (0.25, lambda p: p.student.settings()["decoder_width"]),
+    "student.decoder": ("slim", lambda p: p.student.settings()["decoder"]),
     "student.num_bins": (65, lambda p: p.student.head.out_channels),
+    "student.spacing": ("log", lambda p: p.student.bins.spacing),
     "student.min_depth": (0.5, lambda p: round(p.student.bins.min_depth, 6)),
     "student.max_depth": (90.0, lambda p: p.student.bins.max_depth),
     "loss.name": ("tie-kd-dpm", lambda p: p.objective.weights),
     "loss.terms": ({"dpm": 0.5, "gt_si": 2.0}, lambda p: p.objective.weights),
     "loss.alpha": (0.7, lambda p: p.objective.weights["dpm"]),
     "loss.sigma": (0.33, lambda p: p.objective.target.sigma),
+    "loss.sigma_share": (0.02, lambda p: p.objective.target.sigma_share),
     "loss.form": ("gaussian", lambda p: p.objective.target.form),
     "loss.scale": (3.0, lambda p: p.objective.scale),
     "augmentation.rotate_deg": (7.0, lambda p: p.dataset.transform.augmentation.rotate_deg),
@@ -84,6 +87,7 @@ EXPECTED: dict[str, Any] = {
 ELSEWHERE = {
     "student.name": "test_an_unknown_student_is_refused",
     "student.pretrained": "tests/test_students.py",
+    "student.output": "test_the_output_follows_the_loss",
     "optimiser.grad_clip": "tests/test_distill.py",
     "train.limit_frames": "tests/test_distill.py",
     "train.workers": "test_workers",
@@ -102,6 +106,8 @@ def test_a_changed_setting_arrives(name: str, store: ResponseStore) -> None:
     base: dict[str, Any] = {}
     if name in ("train.epochs", "train.batch_size"):
         base = {"train__steps": None, "train__epochs": 48 if name == "train.batch_size" else 24}
+    if name == "student.spacing":  # the released form needs finer bins
+        base = {"loss__form": "gaussian"}
     plain = where(build(store, **base))
     changed = where(
         build(store, **{**base, name.replace(".", "__"): list(value) if isinstance(value, tuple) else value})
@@ -121,6 +127,22 @@ def test_workers() -> None:
 def test_an_unknown_student_is_refused(store: ResponseStore) -> None:
     with pytest.raises(ConfigError, match="resnet18"):
         build(store, student__name="resnet19")
+
+
+@pytest.mark.parametrize(
+    ("loss", "output", "expected"),
+    [
+        ("tie-kd", "auto", "dpm"),
+        ("tie-kd-depth", "auto", "dpm"),
+        ("baseline", "auto", "depth"),
+        ("baseline", "dpm", "dpm"),
+        ("tie-kd-depth", "depth", "depth"),
+        ("res-kd-ssim-si", "auto", "depth"),
+    ],
+)
+def test_the_output_follows_the_loss(loss: str, output: str, expected: str) -> None:
+    config = config_with(loss__name=loss, student__output=output)
+    assert build_student_from(config, pretrained=False).output == expected
 
 
 def test_a_crop_larger_than_the_images_is_refused(store: ResponseStore) -> None:

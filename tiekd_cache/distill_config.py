@@ -14,18 +14,25 @@ class StudentConfig:
     """Which student.
 
     Attributes:
-        name: e.g. `resnet18`.
+        name: e.g. `resnet18`, or `timm:NAME`.
         pretrained: start from ImageNet weights.
+        decoder: `densedepth`, as published, or `slim`.
         decoder_width: multiplies the decoder's channels; 1.0 = as published.
-        num_bins: depth bins K, uniform over the range.
+        output: `dpm`, `depth` (plain regression), or `auto` = as published for the loss: `depth` for `baseline` and
+            `res-kd-…`, `dpm` for all others.
+        num_bins: depth bins K.
+        spacing: of the bins: `uniform` (as published), `log` or `inverse`.
         min_depth: nearest bin edge, metres.
         max_depth: farthest bin edge, metres.
     """
 
     name: str = "resnet18"
     pretrained: bool = True
+    decoder: str = "densedepth"
     decoder_width: float = 1.0
+    output: str = "auto"
     num_bins: int = 257
+    spacing: str = "uniform"
     min_depth: float = 1e-3
     max_depth: float = 80.0
 

@@ -53,7 +53,7 @@ def build_parts(
         raise ConfigError(f"train.crop {crop_height}x{crop_width} is larger than the images ({height}x{width}).")
     transform = TrainTransform(config.train.crop, config.train.row_cut, config.augmentation)
     student = build_student_from(config, pretrained=config.student.pretrained and initial_weights).to(device)
-    objective = Objective.from_config(config.loss, student.bins)
+    objective = Objective.from_config(config.loss, student.bins, output=student.output)
     settings = config.optimiser
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
@@ -82,10 +82,17 @@ def build_parts(
 def build_student_from(config: DistillConfig, *, pretrained: bool) -> Student:
     """The student that the settings name, its weights drawn from the run's seed."""
     settings = config.student
-    bins = Bins.uniform(settings.min_depth, settings.max_depth, settings.num_bins)
+    bins = Bins.spaced(settings.spacing, settings.min_depth, settings.max_depth, settings.num_bins)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return build_student(settings.name, pretrained=pretrained, bins=bins, decoder_width=settings.decoder_width)
+        return build_student(
+            settings.name,
+            pretrained=pretrained,
+            bins=bins,
+            decoder_width=settings.decoder_width,
+            decoder=settings.decoder,
+            output=config.loss.student_output if settings.output == "auto" else settings.output,
+        )
 
 
 def num_workers(config: DistillConfig) -> int:

@@ -41,6 +41,7 @@ class LossConfig:
             not trained. Empty = by name.
         alpha: weight of L_DPM in `tie-kd`, 0..1; L_DEPTH has the rest. Of no effect on anything else.
         sigma: width of the teacher's DPM, metres.
+        sigma_share: the width at depth d is max(sigma, sigma_share * d) metres; 0 = sigma everywhere, as in the paper.
         form: of the teacher's DPM and of the KL, `released` or `gaussian`.
         scale: multiplies the total; None = the release's, 10 for `tie-kd` and 1 for everything else. AdamW does not
             notice, only the clipping of gradients does.
@@ -50,6 +51,7 @@ class LossConfig:
     terms: dict[str, float] = field(default_factory=dict)
     alpha: float = 0.1
     sigma: float = 0.8
+    sigma_share: float = 0.0
     form: str = "released"
     scale: float | None = None
 

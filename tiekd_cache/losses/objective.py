@@ -12,7 +12,7 @@ from torch import nn
 from tiekd_cache.dpm import Bins, check_depth, check_form
 from tiekd_cache.errors import ConfigError, ShapeError
 from tiekd_cache.losses.depth import mse, si, ssim
-from tiekd_cache.losses.fused import Target, dpm_terms
+from tiekd_cache.losses.fused import Target, dpm_terms, pixel_weights
 from tiekd_cache.losses.loss_config import GT, LossConfig
 from tiekd_cache.losses.masked import masked_mean
 
@@ -83,7 +83,7 @@ class Objective:
             raise ConfigError(
                 f"Teacher weights {list(teacher_weights)}: must be finite, 0 or more, one of them above 0."
             )
-        check_form(target.form, target.sigma, target.bins)
+        check_form(target.form, target.sigma, target.bins, target.sigma_share)
         self.weights, self.target, self.scale, self.output = dict(weights), target, scale, output
         self.teacher_weights = tuple(teacher_weights)
         self.needs_gt = any(term.startswith(GT) for term in weights)
@@ -95,7 +95,7 @@ class Objective:
         """The objective that the settings name, over these bins, for a student of this output."""
         return cls(
             config.weights,
-            Target(bins, config.sigma, config.form),
+            Target(bins, config.sigma, config.form, config.sigma_share),
             scale=config.total_scale,
             output=output,
             teacher_weights=teacher_weights,
@@ -123,7 +123,7 @@ class Objective:
             ConfigError: the objective needs ground truth and got none, or has weights of another number of teachers.
         """
         batch, _, height, width = features.shape
-        num_teachers = teacher_depth.shape[1] if teacher_depth.dim() == 4 else 1
+        num_teachers = max(1, teacher_depth.shape[1]) if teacher_depth.dim() == 4 else 1
         for name, tensor, channels in (
             ("teacher_depth", teacher_depth, num_teachers),
             ("valid_mask", valid_mask, num_teachers),
@@ -133,7 +133,10 @@ class Objective:
             if tensor is not None and tensor.shape != size:
                 raise ShapeError(f"{name} is {list(tensor.shape)}, but the features call for {list(size)}.")
         shares = self._teacher_shares(num_teachers)
-        present = _present(teacher_depth, valid_mask, shares, self.target.bins)
+        if valid_mask is None:
+            valid_mask = torch.ones_like(teacher_depth, dtype=torch.bool)
+        heard = torch.tensor([share > 0 for share in shares], device=features.device)[:, None, None]
+        present = check_depth(teacher_depth, self.target.bins, torch.where(heard, valid_mask, False))
         kl_map, student_depth = self._student_output(features, head, teacher_depth, present, shares)
         terms: dict[str, torch.Tensor] = {}
         for name in self.weights:
@@ -178,8 +181,9 @@ class Objective:
         num_bins = self.target.bins.num_bins
         if not isinstance(head, nn.Conv2d) or head.bias is None or head.out_channels != num_bins:
             raise ShapeError(f"With output 'dpm' the head must be a 1x1 convolution with bias to {num_bins} logits.")
+        weights = pixel_weights(present, shares)
         return dpm_terms(
-            features, head.weight, head.bias, teacher_depth, present, self.target, with_kl="dpm" in self.weights
+            features, head.weight, head.bias, teacher_depth, weights, self.target, with_kl="dpm" in self.weights
         )
 
     def _ground_truth(self, gt_depth: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -188,18 +192,6 @@ class Objective:
             wanted = ", ".join(term for term in self.weights if term.startswith(GT))
             raise ConfigError(f"The loss {wanted} needs ground truth and got none. Train on frames that have it.")
         return gt_depth, (gt_depth >= self.target.bins.min_depth) & (gt_depth <= self.target.bins.max_depth)
-
-
-def _present(
-    teacher_depth: torch.Tensor, valid_mask: torch.Tensor | None, shares: tuple[float, ...], bins: Bins
-) -> torch.Tensor:
-    """[B,T,h,w] bool: where each teacher's depth counts; nowhere for a teacher of weight 0."""
-    present = []
-    for t, share in enumerate(shares):
-        depth = teacher_depth[:, t : t + 1]
-        mask = None if valid_mask is None else valid_mask[:, t : t + 1]
-        present.append(check_depth(depth, bins, mask) if share else torch.zeros_like(depth, dtype=torch.bool))
-    return torch.cat(present, dim=1)
 
 
 def _mean_over_teachers(
