@@ -1,0 +1,50 @@
+"""Tiles on threads: each works through tiles of its own with single-threaded operations.
+
+PyTorch's own threads share out every operation and wait for one another at its end, some sixty times a tile; here
+they meet once. On two cores that are otherwise idle the fused head takes a tenth less time so, and on cores that have
+other work to do a fraction.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+Tile = tuple[int, slice]
+"""Sample of the batch, and its pixels."""
+
+Part = TypeVar("Part")
+
+
+def over_tiles(work: Callable[[Sequence[Tile]], Part], tiles: Sequence[Tile], device: torch.device) -> list[Part]:
+    """What `work` returns for each thread's tiles, in the threads' order.
+
+    As many threads as PyTorch uses (`torch.get_num_threads`); one, the caller's own, on a GPU. The same number of
+    threads gives each the same tiles in the same order, so that sums come out the same.
+    """
+    count = min(torch.get_num_threads(), len(tiles)) if device.type == "cpu" else 1
+    if count <= 1:
+        return [work(tiles)]
+    inference = torch.is_inference_mode_enabled()
+
+    def part(first: int) -> Part:
+        # both modes are a thread's own
+        with torch.inference_mode(inference), torch.no_grad():
+            return work(tiles[first::count])
+
+    limit = torch.get_num_threads()
+    try:
+        return list(_threads(count, os.getpid()).map(part, range(count)))
+    finally:
+        torch.set_num_threads(limit)  # a thread that was started has set it to 1 for those to come
+
+
+@cache
+def _threads(count: int, _process: int) -> ThreadPoolExecutor:
+    """`count` threads of this process (threads do not survive a fork) whose operations use no others."""
+    return ThreadPoolExecutor(count, "fused-head", initializer=torch.set_num_threads, initargs=(1,))
