@@ -17,6 +17,7 @@ from tiekd_cache import config as c
 from tiekd_cache.distill import InterruptedRunError, choose_frames, distill
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import CheckpointError, ConfigError, RangeError, StoreError
+from tiekd_cache.losses.loss_config import OBJECTIVES, LossConfig
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.stages import run_distill
@@ -69,6 +70,22 @@ def test_the_loss_falls_and_the_run_folder_is_whole(store: ResponseStore, tmp_pa
         assert picture.read_bytes().startswith(b"\x89PNG")
     student = load_student(folder.best_checkpoint)
     assert student.predict(torch.zeros(1, 3, 64, 96)).shape == (1, 1, 64, 96)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_step_of_every_objective(store: ResponseStore, tmp_path: Path, name: str) -> None:
+    config = replace(with_train(steps=1), loss=LossConfig(name, form="gaussian", sigma=2.5))
+    values = train(store, tmp_path / "run", config)
+    records = RunFolder(tmp_path / "run").metrics()
+    for record, value in zip(records, values, strict=True):
+        terms = {key.removeprefix("l_"): value for key, value in record.items() if key.startswith("l_")}
+        assert terms.keys() == OBJECTIVES[name].keys()
+        assert value == pytest.approx(
+            config.loss.total_scale * sum(weight * terms[term] for term, weight in OBJECTIVES[name].items()), rel=1e-5
+        )
+        assert record["grad_norm"] > 0
+    regresses = name == "baseline" or name.startswith("res-kd")
+    assert load_student(tmp_path / "run" / "best.pt").output == ("depth" if regresses else "dpm")
 
 
 def test_same_seed_same_losses_to_the_last_bit_with_any_number_of_workers(store: ResponseStore, tmp_path: Path) -> None:

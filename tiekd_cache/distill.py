@@ -97,19 +97,15 @@ def distill(
 
 
 def training_step(parts: TrainingParts, batch: Sample, grad_clip: float) -> dict[str, float]:
-    """One optimisation step; returns its named losses, learning rate and gradient norm.
-
-    Rows above the cut are dropped from the features, before the head: the head is a 1x1 convolution, so this
-    equals cutting its output, and costs less.
-    """
-    rows = slice(parts.rows_cut, None)
+    """One optimisation step; returns its named losses, learning rate and gradient norm."""
     parts.optimiser.zero_grad(set_to_none=True)
     result = parts.objective(
-        parts.student(batch.image)[:, :, rows],
+        parts.student(batch.image),
         parts.student.head,
-        batch.teacher_depth[:, :, rows],
-        batch.valid_mask[:, :, rows],
-        batch.gt_depth[:, :, rows],
+        batch.teacher_depth,
+        batch.valid_mask,
+        batch.gt_depth,
+        parts.rows_cut,
     )
     total = float(result.total.detach())
     if not math.isfinite(total):

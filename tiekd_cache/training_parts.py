@@ -45,7 +45,7 @@ def build_parts(
         initial_weights: False where a checkpoint will replace the weights at once: ImageNet weights are then
             not fetched.
     Raises:
-        ConfigError: the crop is larger than the images.
+        ConfigError: the crop is larger than the images, or the loss needs ground truth and no frame has any.
     """
     height, width = source.image_size
     crop_height, crop_width = config.train.crop
@@ -54,6 +54,11 @@ def build_parts(
     transform = TrainTransform(config.train.crop, config.train.row_cut, config.augmentation)
     student = build_student_from(config, pretrained=config.student.pretrained and initial_weights).to(device)
     objective = Objective.from_config(config.loss, student.bins, output=student.output)
+    if objective.needs_gt and not any(source.has_gt(frame_id) for frame_id in source.frame_ids):
+        raise ConfigError(
+            f"The loss needs ground truth ({', '.join(objective.weights)}), and none of the split's "
+            f"{len(source.frame_ids)} frames has any. Choose a loss against the teacher alone, or frames that have it."
+        )
     settings = config.optimiser
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay

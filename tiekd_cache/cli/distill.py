@@ -20,11 +20,29 @@ from tiekd_cache.cli.common import (
     print_result,
 )
 
+_LOSSES = (
+    "tie-kd, tie-kd-dpm, tie-kd-depth, res-kd-ssim, res-kd-mse, res-kd-si, res-kd-ssim-si, res-kd-ssim-mse or "
+    "baseline.  [default: tie-kd]"
+)
+_TERMS = (
+    "Instead of --loss, a sum of dpm, ssim, mse, si (to the teacher) and gt_ssim, gt_mse, gt_si (to ground truth); "
+    "may be given several times."
+)
+
 
 def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Command], Command]:
     """An option that, when given, sets one dotted key of the settings; its default stands in the settings."""
     parameter = key.replace(".", "__")
     return click.option(flag, parameter, default=None, help=help_text, **kwargs)
+
+
+def _term(text: str) -> tuple[str, float]:
+    """`gt_si=0.5` -> its setting and value."""
+    name, _, weight = text.partition("=")
+    try:
+        return f"loss.terms.{name.strip()}", float(weight)
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not of the form NAME=WEIGHT, e.g. gt_si=0.5") from None
 
 
 @click.command()
@@ -38,11 +56,14 @@ def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Co
     "--config", type=click.Path(path_type=Path), help="TOML file with settings that depart from the defaults."
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. --set loss.sigma=0.5.")
-@_setting("--loss", "loss.name", "tie-kd, tie-kd-dpm, tie-kd-depth or baseline.  [default: tie-kd]")
+@_setting("--loss", "loss.name", _LOSSES)
+@click.option("--term", "terms", multiple=True, metavar="NAME=WEIGHT", help=_TERMS)
 @_setting("--alpha", "loss.alpha", "Weight of the DPM term.  [default: 0.1]", type=float)
 @_setting("--sigma", "loss.sigma", "Width of the teacher's DPM, metres.  [default: 0.8]", type=float)
+@_setting("--sigma-share", "loss.sigma_share", "At least this share of the depth.  [default: 0]", type=float)
 @_setting("--dpm-form", "loss.form", "released or gaussian.  [default: released]")
 @_setting("--decoder-width", "student.decoder_width", "Scales the decoder's channels.  [default: 1.0]", type=float)
+@_setting("--bins", "student.spacing", "Spacing of the depth bins: uniform, log or inverse.  [default: uniform]")
 @_setting("--pretrained/--no-pretrained", "student.pretrained", "Start from ImageNet weights.  [default: yes]")
 @_setting("--epochs", "train.epochs", "Passes over the frames.  [default: 24]", type=int)
 @_setting("--steps", "train.steps", "Iterations, instead of --epochs.", type=int)
@@ -64,6 +85,7 @@ def distill(
     resume: bool,
     config: Path | None,
     overrides: tuple[str, ...],
+    terms: tuple[str, ...],
     allow_partial: bool,
     device: str,
     as_json: bool,
@@ -75,6 +97,8 @@ def distill(
     Examples:
       tiekd-cache distill --student resnet18
       tiekd-cache distill --student resnet18 --store stores/bts.zarr --dpm-form gaussian --sigma 0.5
+      tiekd-cache distill --loss res-kd-ssim-si
+      tiekd-cache distill --term dpm=0.1 --term ssim=0.9 --term gt_si=0.5
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
       tiekd-cache distill --resume --run runs/mine
     """
@@ -94,6 +118,10 @@ def distill(
     else:
         mapping = read_toml(config) if config is not None else {}
         apply_overrides(mapping, overrides)
+        if terms and settings["loss__name"] is not None:
+            raise click.UsageError("--loss and --term: the terms alone make the sum, leave out one of the two.")
+        for term in terms:
+            set_value(mapping, *_term(term))
         for parameter, value in settings.items():
             if value is not None:
                 key = parameter.replace("__", ".")

@@ -108,8 +108,9 @@ class Objective:
         teacher_depth: torch.Tensor,
         valid_mask: torch.Tensor | None,
         gt_depth: torch.Tensor | None = None,
+        rows_cut: int = 0,
     ) -> ObjectiveResult:
-        """The loss of a batch, rows without LiDAR already cut from every argument.
+        """The loss of a batch.
 
         Args:
             features: [B,C,h,w], what the student returns.
@@ -117,6 +118,9 @@ class Objective:
             teacher_depth: [B,T,h,w] metres, of T teachers; 0 = missing.
             valid_mask: [B,T,h,w] bool, where each teacher's depth counts; None = all pixels.
             gt_depth: [B,1,h,w] metres; 0 = missing. The mask says nothing about it.
+            rows_cut: so many rows at the top, where there is no LiDAR, are left out of the losses.
+        Returns:
+            The loss; `student_depth` is without the rows that were cut.
         Raises:
             ShapeError: sizes differ, as for a student whose output is not of the image's size.
             RangeError: a depth that counts lies outside the bins.
@@ -135,15 +139,16 @@ class Objective:
         shares = self._teacher_shares(num_teachers)
         if valid_mask is None:
             valid_mask = torch.ones_like(teacher_depth, dtype=torch.bool)
+        teacher_depth, valid_mask = teacher_depth[:, :, rows_cut:], valid_mask[:, :, rows_cut:]
         heard = torch.tensor([share > 0 for share in shares], device=features.device)[:, None, None]
         present = check_depth(teacher_depth, self.target.bins, torch.where(heard, valid_mask, False))
-        kl_map, student_depth = self._student_output(features, head, teacher_depth, present, shares)
+        kl_map, student_depth = self._student_output(features, head, teacher_depth, present, shares, rows_cut)
         terms: dict[str, torch.Tensor] = {}
         for name in self.weights:
             if name == "dpm":
                 terms[name] = masked_mean(kl_map, present.any(dim=1, keepdim=True))
             elif name.startswith(GT):
-                depth, measured = self._ground_truth(gt_depth)
+                depth, measured = self._ground_truth(gt_depth, rows_cut)
                 terms[name] = _mean_over_teachers(
                     DEPTH_LOSSES[name.removeprefix(GT)], student_depth, depth, measured, (1.0,)
                 )
@@ -169,6 +174,7 @@ class Objective:
         teacher_depth: torch.Tensor,
         present: torch.Tensor,
         shares: tuple[float, ...],
+        rows_cut: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(KL map, 0 where it is not wanted; student depth), each [B,1,h,w]."""
         if self.output == "depth":
@@ -176,21 +182,24 @@ class Objective:
             size = (features.shape[0], 1, *features.shape[2:])
             if depth.shape != size:
                 raise ShapeError(f"The head gives {list(depth.shape)}; with output 'depth' it must be {list(size)}.")
+            depth = depth[:, :, rows_cut:]  # after the head, a 3x3 convolution, which looks at the rows above
             depth = depth.to(torch.promote_types(depth.dtype, torch.float32))
             return torch.zeros_like(depth), depth
         num_bins = self.target.bins.num_bins
         if not isinstance(head, nn.Conv2d) or head.bias is None or head.out_channels != num_bins:
             raise ShapeError(f"With output 'dpm' the head must be a 1x1 convolution with bias to {num_bins} logits.")
         weights = pixel_weights(present, shares)
+        features = features[:, :, rows_cut:]  # before the head, a 1x1 convolution: the same, and cheaper
         return dpm_terms(
             features, head.weight, head.bias, teacher_depth, weights, self.target, with_kl="dpm" in self.weights
         )
 
-    def _ground_truth(self, gt_depth: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _ground_truth(self, gt_depth: torch.Tensor | None, rows_cut: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(ground truth, where it is measured and inside the bins)."""
         if gt_depth is None:
             wanted = ", ".join(term for term in self.weights if term.startswith(GT))
             raise ConfigError(f"The loss {wanted} needs ground truth and got none. Train on frames that have it.")
+        gt_depth = gt_depth[:, :, rows_cut:]
         return gt_depth, (gt_depth >= self.target.bins.min_depth) & (gt_depth <= self.target.bins.max_depth)
 
 
