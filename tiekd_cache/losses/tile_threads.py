@@ -1,8 +1,8 @@
 """Tiles on threads: each works through tiles of its own with single-threaded operations.
 
 PyTorch's own threads share out every operation and wait for one another at its end, some sixty times a tile; here
-they meet once. On two cores that are otherwise idle the fused head takes a tenth less time so, and on cores that have
-other work to do a fraction.
+they meet once. On two idle cores the fused head gains little by it, on cores that have other work to do it takes a
+fraction of the time.
 """
 
 from __future__ import annotations
