@@ -205,6 +205,16 @@ def test_depths_at_the_ends_of_the_range_and_features_that_are_not_contiguous() 
         torch.testing.assert_close(fused(p, BINS, 0.8, form), plain(p, BINS, 0.8, form), rtol=1e-8, atol=1e-10)
 
 
+def test_channels_last_features_get_their_gradient_in_that_layout() -> None:
+    p = problem(2, 6, 5, 7)
+    expected = gradients(fused(p, BINS, 0.8, "released"), p)
+    last = p["features"].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    ours = gradients(fused({**p, "features": last}, BINS, 0.8, "released"), {**p, "features": last})
+    assert ours[0].is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(ours, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
 def test_no_valid_pixel_gives_zero_and_no_nan() -> None:
     p = problem()
     p["valid_mask"][:] = False

@@ -147,7 +147,7 @@ def measure_rates(size: HeadSize) -> tuple[float, float]:
     device, dtype = resolve_device(size.device), DTYPES[size.dtype]
     side = 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    source = torch.zeros(side * side * 16, device=device)
+    source = torch.zeros(1 << 26, device=device)
     copy = source.clone()
     product_s = min(_seconds(lambda: a @ b, device) for _ in range(5))
     copy_s = min(_seconds(lambda: copy.copy_(source), device) for _ in range(5))
