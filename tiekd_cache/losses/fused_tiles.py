@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tiekd_cache.losses.fused import Target
 
 CPU_TILE_PIXELS = 1024
-"""1 MB a [257, pixels] buffer, two a thread: the second-level cache. Twice as many were as fast and took more memory."""
+"""1 MB a [257, pixels] buffer, two a thread. Twice as many pixels were as fast and took more memory."""
 GPU_TILE_PIXELS = 1 << 17
 """Large enough to fill a GPU: 135 MB a buffer."""
 SUPPORT_SIGMAS = 7.0
