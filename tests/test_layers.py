@@ -14,11 +14,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors", "version", "config", "progress", "interrupt", "launch"},
-    {"dpm", "metrics", "device", "timm_compat"},
+    {"dpm", "metrics", "bootstrap", "device", "timm_compat"},
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "agreement", "statistics"},
     {"answering", "filling", "speed", "precompute"},
-    {"run_folder", "training_parts", "evaluate", "recipe", "transfer", "teacher_check", "bench"},
+    {"run_folder", "training_parts", "evaluate", "recipe", "transfer", "results", "teacher_check", "bench"},
     {"checkpoint", "distill", "stages", "pipeline"},
     {"cli"},
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,16 @@ import numpy as np
 from tiekd_cache.config import to_mapping
 from tiekd_cache.data.kitti import KittiFrames
 from tiekd_cache.data.places import default_kitti_root
+from tiekd_cache.data.protocol import protocol_of
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
 from tiekd_cache.device import resolve_device
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.evaluate import TEACHER_FIRST_ROW, Evaluation, evaluate, evaluate_predictor
+from tiekd_cache.evaluate import Evaluation, evaluate, evaluate_predictor
 from tiekd_cache.precompute import precompute
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.recipe import Recipe
-from tiekd_cache.run_folder import RunFolder, write_text
+from tiekd_cache.results import EVALUATION_FILE, summary, write_json
+from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.stages import draw_pictures, run_distill
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.students import load_student
@@ -74,15 +75,25 @@ def run_recipe(
     rows = [*_baselines(recipe, test, store, progress)] if recipe.baselines else []
     student = load_student(run_path / "best.pt", device=str(resolve_device(recipe.device)))
     rows.append(("student, distilled", evaluate(student, test, recipe.evaluate, store=store, progress=progress)))
-    write_text(run_path / "evaluation.json", json.dumps(_json(rows), indent=2) + "\n")
+    distilled = rows[-1][1]
+    baselines = {who: summary(result) for who, result in rows[:-1]}
+    record = {
+        "checkpoint": str(run_path / "best.pt"),
+        "split": test.split,
+        **summary(distilled),
+        "baselines": baselines,
+    }
+    write_json(run_path / EVALUATION_FILE, record, distilled.images)
     return PipelineReport(recipe.store_path, run_path, tuple(rows))
 
 
 def mean_depth(store: ResponseStore) -> float:
-    """The mean of all responses below the row cut, metres: the best guess of one number."""
+    """The mean of all responses (on KITTI from row 110 down), metres: the best guess of one number."""
+    schema = store.info.schema
+    first_row = protocol_of(str(schema.dataset["name"]), schema.max_depth).first_row
     total, count = 0.0, 0
     for frame_id in store:
-        depth = store[frame_id][TEACHER_FIRST_ROW:]
+        depth = store[frame_id][first_row:]
         total += float(depth.sum(dtype=np.float64))
         count += int((depth > 0).sum())
     if not count:
@@ -145,15 +156,3 @@ def _baselines(
         ("student, untrained", evaluate(untrained, test, recipe.evaluate, store=store, progress=progress)),
         ("mean depth", evaluate_predictor(lambda image: constant, test, recipe.evaluate, store=store)),
     ]
-
-
-def _json(rows: list[tuple[str, Evaluation]]) -> dict[str, object]:
-    return {
-        who: {
-            "ground_truth": result.ground_truth,
-            "ground_truth_frames": result.gt_frames,
-            "teacher": result.teacher,
-            "teacher_frames": result.teacher_frames,
-        }
-        for who, result in rows
-    }
