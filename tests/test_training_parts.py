@@ -124,3 +124,13 @@ def test_an_unknown_student_is_refused(store: ResponseStore) -> None:
 def test_a_crop_larger_than_the_images_is_refused(store: ResponseStore) -> None:
     with pytest.raises(ConfigError, match="larger than the images"):
         build(store, train__crop=[352, 704])
+
+
+def test_the_row_cut_is_the_data_sets_where_none_is_given(store: ResponseStore) -> None:
+    mapping = {key: dict(value) for key, value in BASE.items()}
+    del mapping["train"]["row_cut"]
+    for name, expected in (("kitti", 110), ("nyu", 0), ("pictures", 0)):
+        source = MemoryFrames(6)
+        source.name = name
+        parts = build_parts(c.from_mapping(DistillConfig, mapping), source, store, torch.device("cpu"))
+        assert parts.dataset.transform.row_cut == expected

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tiekd_cache.config import to_mapping
+from tiekd_cache.data.frame import DataSet
 from tiekd_cache.data.kitti import KittiFrames
+from tiekd_cache.data.nyu import open_nyu
 from tiekd_cache.data.places import default_kitti_root
 from tiekd_cache.data.protocol import protocol_of
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
@@ -101,9 +103,19 @@ def mean_depth(store: ResponseStore) -> float:
     return total / count
 
 
-def _open_data(recipe: Recipe, progress: ProgressFactory, note: Note) -> tuple[KittiFrames, KittiFrames]:
+def _open_data(recipe: Recipe, progress: ProgressFactory, note: Note) -> tuple[DataSet, DataSet]:
+    chosen = recipe.data
+    skip = chosen.skip_missing
+    train: DataSet
+    test: DataSet
+    if chosen.nyu is not None:
+        rooms = Path(chosen.nyu)
+        train = open_nyu(rooms, chosen.split, purpose="train", skip_missing=skip)
+        test = open_nyu(rooms, chosen.test_split, purpose="test", skip_missing=skip)
+        note(f"Data: {rooms}; training: {train.split_note}; test: {test.split_note}")
+        return train, test
     root = recipe.kitti_root if recipe.kitti_root is not None else default_kitti_root()
-    synthetic = recipe.data.synthetic
+    synthetic = chosen.synthetic
     if synthetic is not None:
         write_synthetic_kitti(
             root,
@@ -112,14 +124,13 @@ def _open_data(recipe: Recipe, progress: ProgressFactory, note: Note) -> tuple[K
             seed=synthetic.seed,
             progress=progress,
         )
-    skip = recipe.data.skip_missing
-    train = KittiFrames.open(root, recipe.data.split, purpose="train", skip_missing=skip)
-    test = KittiFrames.open(root, recipe.data.test_split, purpose="test", skip_missing=skip)
+    train = KittiFrames.open(root, chosen.split, purpose="train", skip_missing=skip)
+    test = KittiFrames.open(root, chosen.test_split, purpose="test", skip_missing=skip)
     note(f"Data: {root}; training: {train.split_note}; test: {test.split_note}")
     return train, test
 
 
-def _distill_or_skip(recipe: Recipe, train: KittiFrames, run_path: Path, progress: ProgressFactory, note: Note) -> None:
+def _distill_or_skip(recipe: Recipe, train: DataSet, run_path: Path, progress: ProgressFactory, note: Note) -> None:
     folder = RunFolder(run_path)
     started = folder.last_checkpoint.exists()
     if started and to_mapping(folder.config()) != to_mapping(recipe.distill):
@@ -139,15 +150,22 @@ def _distill_or_skip(recipe: Recipe, train: KittiFrames, run_path: Path, progres
         run_path,
         device=recipe.device,
         resume=started,
-        split_argument=recipe.data.split,
+        given=_given(recipe, train),
         progress=progress,
         note=note,
     )
     note(f"Run: {run_path}, loss {report.first_loss:.3f} -> {report.last_loss:.3f} in {report.seconds:.0f} s")
 
 
+def _given(recipe: Recipe, train: DataSet) -> dict[str, str | bool]:
+    """What names the training frames again, as the command line's options would."""
+    split, skip = recipe.data.split, recipe.data.skip_missing
+    given: dict[str, str | bool] = {train.name: recipe.data.nyu if recipe.data.nyu is not None else str(train.root)}
+    return given | ({"split": split} if split is not None else {}) | ({"skip_missing": True} if skip else {})
+
+
 def _baselines(
-    recipe: Recipe, test: KittiFrames, store: ResponseStore, progress: ProgressFactory
+    recipe: Recipe, test: DataSet, store: ResponseStore, progress: ProgressFactory
 ) -> list[tuple[str, Evaluation]]:
     untrained = build_student_from(recipe.distill, pretrained=recipe.student.pretrained)
     untrained.to(resolve_device(recipe.device))

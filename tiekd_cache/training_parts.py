@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from tiekd_cache.data.frame import FrameSource
+from tiekd_cache.data.protocol import protocol_of
 from tiekd_cache.data.transforms import TrainTransform
 from tiekd_cache.dataset import ResponseDataset
 from tiekd_cache.distill_config import DistillConfig
@@ -45,15 +46,23 @@ def build_parts(
         initial_weights: False where a checkpoint will replace the weights at once: ImageNet weights are then
             not fetched.
     Raises:
-        ConfigError: the crop is larger than the images.
+        ConfigError: the crop is larger than the images, or the objective needs ground truth and there is none.
     """
     height, width = source.image_size
     crop_height, crop_width = config.train.crop
     if crop_height > height or crop_width > width:
         raise ConfigError(f"train.crop {crop_height}x{crop_width} is larger than the images ({height}x{width}).")
-    transform = TrainTransform(config.train.crop, config.train.row_cut, config.augmentation)
+    row_cut = config.train.row_cut
+    if row_cut is None:
+        row_cut = protocol_of(source.name, source.max_depth).first_row
+    transform = TrainTransform(config.train.crop, row_cut, config.augmentation)
     student = build_student_from(config, pretrained=config.student.pretrained and initial_weights).to(device)
     objective = Objective.from_config(config.loss, student.bins)
+    if objective.needs_gt and not any(source.has_gt(frame_id) for frame_id in source.frame_ids):
+        raise ConfigError(
+            f"The loss '{config.loss.name}' needs ground truth, and no frame of {source.split} has any. Choose a loss "
+            "that compares with the teacher only."
+        )
     settings = config.optimiser
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiekd_cache.cli.common import data_options, device_option, json_option, note, open_kitti, print_table
+from tiekd_cache.cli.common import device_option, json_option, note, print_table
+from tiekd_cache.cli.source_options import fill_from_run, open_source, source_options
 
 if TYPE_CHECKING:
     from tiekd_cache.evaluate import Evaluation, Metrics
@@ -33,7 +34,7 @@ def parse_ranges(
 @click.command()
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: the newest in runs/]")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="A student's file, instead of --run.")
-@data_options
+@source_options
 @click.option(
     "--store",
     type=click.Path(path_type=Path),
@@ -60,14 +61,11 @@ def parse_ranges(
 def evaluate(
     run_path: Path | None,
     checkpoint: Path | None,
-    kitti: Path | None,
-    split: str | None,
-    skip_missing: bool,
     store: Path | None,
     csv_path: Path | None,
     device: str,
     as_json: bool,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Metrics of a student on its data set's protocol: crop, flip averaging, mean over images, and by range of depth.
 
@@ -77,6 +75,7 @@ def evaluate(
     Examples:
       tiekd-cache evaluate
       tiekd-cache evaluate --run runs/mine --split splits/eigen_test.txt --json
+      tiekd-cache evaluate --run runs/rooms --nyu data/nyu --split nyudepthv2_test_files_with_gt.txt
       tiekd-cache evaluate --run runs/mine --crop eigen --ranges 0-10,10-80 --csv images.csv
     """
     from tiekd_cache.device import resolve_device
@@ -87,19 +86,22 @@ def evaluate(
     from tiekd_cache.store import open_store
     from tiekd_cache.students import load_student
 
-    folder = None
+    folder, own_store = None, None
     if checkpoint is None:
         folder = RunFolder.open(run_path if run_path is not None else newest_run())
         checkpoint = folder.best_checkpoint if folder.best_checkpoint.exists() else folder.last_checkpoint
         recorded = folder.run()
-        kitti = kitti if kitti is not None else Path(recorded["data"])
+        fill_from_run(given, recorded, same_split=False)
         own_store = Path(recorded["store"])
         store = store if store is not None or not own_store.exists() else own_store
     student = load_student(checkpoint, device=str(resolve_device(device)))
     note(f"Student: {checkpoint}")
-    source = open_kitti(kitti, split, "test", skip_missing)
+    source = open_source(given, "test")
     responses = open_store(store, allow_partial=True) if store is not None else None
-    result = run_evaluate(student, source, EvaluateConfig(**settings), store=responses)
+    seen = sum(frame_id in responses for frame_id in source.frame_ids) if responses is not None else 0
+    if seen and store == own_store:
+        note(f"{seen} of these {len(source.frame_ids)} frames are in the run's store: it may have learned from them.")
+    result = run_evaluate(student, source, EvaluateConfig(**given), store=responses)
     record = {"checkpoint": str(checkpoint), "split": source.split, **summary(result)}
     if folder is not None:
         write_json(folder.path / EVALUATION_FILE, record, result.images)
