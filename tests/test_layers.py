@@ -18,7 +18,17 @@ LAYERS = [
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "agreement", "statistics"},
     {"answering", "filling", "speed", "precompute"},
-    {"run_folder", "training_parts", "evaluate", "recipe", "transfer", "results", "teacher_check", "bench"},
+    {
+        "run_folder",
+        "training_parts",
+        "evaluate",
+        "recipe",
+        "transfer",
+        "results",
+        "comparison",
+        "teacher_check",
+        "bench",
+    },
     {"checkpoint", "distill", "stages", "pipeline"},
     {"cli"},
 ]

@@ -108,6 +108,7 @@ class Evaluation:
         images: what each image contributes, in the order of the split.
         protocol: which pixels counted.
         flip_average: whether predictions were averaged with the mirrored image's.
+        store_fingerprint: of the store that holds the teacher's responses; None without one.
         seconds: wall time.
     """
 
@@ -119,6 +120,7 @@ class Evaluation:
     images: tuple[ImageMetrics, ...]
     protocol: Protocol
     flip_average: bool
+    store_fingerprint: str | None
     seconds: float
 
 
@@ -186,6 +188,7 @@ def evaluate_predictor(
         images=tuple(images),
         protocol=protocol,
         flip_average=config.flip_average,
+        store_fingerprint=store.info.schema.fingerprint if store is not None else None,
         seconds=time.monotonic() - started,
     )
 

@@ -36,6 +36,7 @@ def summary(result: Evaluation) -> dict[str, Any]:
         "max_depth": protocol.max_depth,
         "first_row": protocol.first_row,
         "flip_average": result.flip_average,
+        "store_fingerprint": result.store_fingerprint,
         "ground_truth": result.ground_truth,
         "ground_truth_frames": result.gt_frames,
         "ranges": {range_name(one.bounds): {"frames": one.frames, "metrics": one.metrics} for one in result.ranges},
@@ -117,13 +118,14 @@ def read_results(path: Path, against: str = "gt", depth_range: str | None = None
         ) from None
 
 
-_PROTOCOL = ("dataset", "crop", "min_depth", "max_depth", "first_row", "flip_average")
+_PROTOCOL = ("dataset", "min_depth", "max_depth", "flip_average")
+_OF_GT, _OF_TEACHER = ("crop",), ("first_row", "store_fingerprint")
 
 
 def _from_json(text: str) -> tuple[dict[str, Any], list[ImageMetrics]]:
     record = json.loads(text)
     images = [ImageMetrics(**row) for row in record["images"]]
-    return {name: record[name] for name in _PROTOCOL}, images
+    return {name: record[name] for name in (*_PROTOCOL, *_OF_GT, *_OF_TEACHER)}, images
 
 
 def _from_csv(text: str) -> tuple[dict[str, Any], list[ImageMetrics]]:
@@ -142,6 +144,8 @@ def _chosen(
     path: Path, protocol: dict[str, Any], images: list[ImageMetrics], against: str, depth_range: str | None
 ) -> ImageValues:
     """The images that have the metrics asked for, as arrays."""
+    others = _OF_TEACHER if against == "gt" else _OF_GT
+    protocol = {name: value for name, value in protocol.items() if name not in others}
     rows, pixels = [], []
     for image in images:
         metrics = image.ground_truth if against == "gt" else image.teacher
