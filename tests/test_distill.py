@@ -57,7 +57,7 @@ def train(store: ResponseStore, run: Path, config: DistillConfig = CONFIG, **kwa
 
 def test_the_loss_falls_and_the_run_folder_is_whole(store: ResponseStore, tmp_path: Path) -> None:
     config = with_train(steps=40)
-    run_distill(config, MemoryFrames(6), store.info.path, tmp_path / "run", device="cpu")  # type: ignore[arg-type]
+    run_distill(config, MemoryFrames(6), store.info.path, tmp_path / "run", device="cpu")
     values = losses(tmp_path / "run")
     assert len(values) == 40
     assert sum(values[-10:]) < 0.85 * sum(values[:10])
@@ -211,8 +211,8 @@ def test_an_unfinished_store_is_refused_unless_allowed(tmp_path: Path) -> None:
         precompute(spoiled, source, tmp_path / "a.zarr", PrecomputeConfig(shard_frames=2))
     path = tmp_path / "a.zarr"
     with pytest.raises(StoreError, match="4 of 6"):
-        run_distill(CONFIG, source, path, tmp_path / "run", device="cpu")  # type: ignore[arg-type]
-    run_distill(CONFIG, source, path, tmp_path / "run", device="cpu", allow_partial=True)  # type: ignore[arg-type]
+        run_distill(CONFIG, source, path, tmp_path / "run", device="cpu")
+    run_distill(CONFIG, source, path, tmp_path / "run", device="cpu", allow_partial=True)
     assert RunFolder(tmp_path / "run").run()["frames"] == 4
 
 
@@ -221,5 +221,5 @@ def test_a_store_of_other_data_is_refused_before_anything_is_trained(tmp_path: P
     precompute(FormulaTeacher(), source, tmp_path / "a.zarr", PrecomputeConfig())
     source.name = "elsewhere"
     with pytest.raises(ConfigError, match="was made from memory, the frames to train on are elsewhere"):
-        run_distill(CONFIG, source, tmp_path / "a.zarr", tmp_path / "run", device="cpu")  # type: ignore[arg-type]
+        run_distill(CONFIG, source, tmp_path / "a.zarr", tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

@@ -14,11 +14,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors", "version", "config", "progress", "interrupt", "launch"},
-    {"dpm", "metrics", "device", "timm_compat", "model_hub"},
+    {"dpm", "metrics", "bootstrap", "device", "timm_compat", "model_hub"},
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "agreement", "statistics"},
     {"answering", "filling", "speed", "precompute"},
     {"run_folder", "training_parts", "evaluate", "recipe", "transfer", "teacher_check", "bench"},
+    {"results", "comparison"},
     {"checkpoint", "distill", "stages", "pipeline"},
     {"cli"},
 ]

@@ -156,3 +156,13 @@ def test_ground_truth_that_no_frame_has_is_refused(store: ResponseStore, terms: 
     with pytest.raises(ConfigError, match=r"needs ground truth .*none of the split's 6 frames"):
         build_parts(config, without, store, torch.device("cpu"))
     build_parts(config_with(), without, store, torch.device("cpu"))  # the default loss needs none
+
+
+def test_the_row_cut_is_the_data_sets_where_none_is_given(store: ResponseStore) -> None:
+    mapping = {key: dict(value) for key, value in BASE.items()}
+    del mapping["train"]["row_cut"]
+    for name, expected in (("kitti", 110), ("nyu", 0), ("pictures", 0)):
+        source = MemoryFrames(6)
+        source.name = name
+        parts = build_parts(c.from_mapping(DistillConfig, mapping), source, store, torch.device("cpu"))
+        assert parts.dataset.transform.row_cut == expected

@@ -69,7 +69,8 @@ class TrainConfig:
         steps: iterations, or None for `epochs`.
         batch_size: samples a step.
         crop: (height, width) of the training crop, pixels.
-        row_cut: rows at the top of the KB crop that carry no LiDAR and are cut before the losses.
+        row_cut: rows at the top of the images that carry no measurements and are cut before the losses; None = by
+            the data set: 110 for KITTI, 0 for others.
         limit_frames: use only the first so many frames.
         seed: of weights, order and augmentation.
         workers: processes that prepare samples; None = by the number of cores. Never changes the result.
@@ -81,7 +82,7 @@ class TrainConfig:
     steps: int | None = None
     batch_size: int = 16
     crop: tuple[int, int] = (352, 704)
-    row_cut: int = 110
+    row_cut: int | None = None
     limit_frames: int | None = None
     seed: int = 0
     workers: int | None = None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from tiekd_cache.data.frame import FrameSource
-from tiekd_cache.data.kitti import KittiFrames
+from tiekd_cache.data.frame import DataSet, FrameSource
 from tiekd_cache.device import resolve_device
 from tiekd_cache.distill import DistillReport, choose_frames, distill
-from tiekd_cache.distill_config import DistillConfig
+from tiekd_cache.distill_config import DistillConfig, StudentConfig
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import predict_depth
 from tiekd_cache.pictures import GridRow, loss_curve, picture_grid
@@ -24,14 +24,14 @@ from tiekd_cache.students import Student, load_student
 
 def run_distill(
     config: DistillConfig,
-    source: KittiFrames,
+    source: DataSet,
     store_path: Path,
     run_path: Path | None,
     *,
     device: str = "auto",
     resume: bool = False,
     allow_partial: bool = False,
-    split_argument: str | None = None,
+    given: Mapping[str, Any] | None = None,
     progress: ProgressFactory = progress_bar,
     note: Callable[[str], None] = lambda text: None,
 ) -> DistillReport:
@@ -40,17 +40,20 @@ def run_distill(
     Args:
         source: the frames of a split.
         run_path: the run's folder; None for a new one under runs/.
-        split_argument: how the caller named the split, recorded for `--resume`.
+        given: how the caller named the data (`kitti`, `nyu` or `images`, `split`, …), recorded so that they are found
+            again; None = by the source's own root.
     Raises:
+        ConfigError: the store is of other data, or its range is not within the student's.
         TiekdError: as `distill` and `open_store`.
     """
     store = open_store(store_path, allow_partial=allow_partial)
     made_from = store.info.schema.dataset["name"]
     if made_from != source.name:
         raise ConfigError(
-            f"Store {store_path} was made from {made_from}, the frames to train on are {source.name}: this version "
-            "trains on KITTI. Name a store of its frames with --store."
+            f"Store {store_path} was made from {made_from}, the frames to train on are {source.name}: both must be of "
+            "one data set. Name another --store, or the store's data (--kitti, --nyu or --images)."
         )
+    _check_range(config.student, store, note)
     frame_ids = choose_frames(source.frame_ids, store, config.train.limit_frames)
     frames = source.subset(frame_ids)
     note(f"Training on {len(frame_ids)} frames that {store_path} answers")
@@ -59,7 +62,7 @@ def run_distill(
         note(f"UNTRAINED: the store {store_path} was made by a {teacher} with random weights.")
     path = run_path if run_path is not None else new_run_path(config.student.name, teacher)
     chosen = resolve_device(device)
-    origin = {"data": str(source.root), "split_argument": split_argument}
+    origin = {"data": str(source.root), "source": {source.name: str(source.root)} if given is None else dict(given)}
     report = distill(config, frames, store, path, device=chosen, resume=resume, origin=origin, progress=progress)
     draw_pictures(path, frames, store, chosen)
     return report
@@ -76,6 +79,23 @@ def draw_pictures(run_path: Path, source: FrameSource, store: ResponseStore, dev
         chosen = [source.frame_ids[i] for i in np.linspace(0, len(source.frame_ids) - 1, count).astype(int)]
         rows = [_grid_row(student, source, store, frame_id, device) for frame_id in chosen]
         picture_grid(rows, folder.pictures, max_depth=config.student.max_depth)
+
+
+def _check_range(student: StudentConfig, store: ResponseStore, note: Callable[[str], None]) -> None:
+    """Whether the student's bins hold every depth that the store may; a range much too wide is said."""
+    schema = store.info.schema
+    if schema.min_depth < student.min_depth or schema.max_depth > student.max_depth:
+        raise ConfigError(
+            f"The student's range of {student.min_depth:g} .. {student.max_depth:g} m does not hold that of the store "
+            f"{store.info.path}, {schema.min_depth:g} .. {schema.max_depth:g} m. Widen it with --set "
+            f"student.max_depth={max(schema.max_depth, student.max_depth):g} --set "
+            f"student.min_depth={min(schema.min_depth, student.min_depth):g}."
+        )
+    if student.max_depth > 2 * schema.max_depth:
+        note(
+            f"The student's bins reach to {student.max_depth:g} m, the store to {schema.max_depth:g} m: most bins will "
+            f"never be used. See student.max_depth, student.num_bins and loss.sigma (pipelines/nyu_bts_resnet18.toml)."
+        )
 
 
 def _grid_row(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from tiekd_cache.data.frame import FrameSource
+from tiekd_cache.data.protocol import protocol_of
 from tiekd_cache.data.transforms import TrainTransform
 from tiekd_cache.dataset import ResponseDataset
 from tiekd_cache.distill_config import DistillConfig
@@ -51,7 +52,10 @@ def build_parts(
     crop_height, crop_width = config.train.crop
     if crop_height > height or crop_width > width:
         raise ConfigError(f"train.crop {crop_height}x{crop_width} is larger than the images ({height}x{width}).")
-    transform = TrainTransform(config.train.crop, config.train.row_cut, config.augmentation)
+    row_cut = config.train.row_cut
+    if row_cut is None:
+        row_cut = protocol_of(source.name, source.max_depth).first_row
+    transform = TrainTransform(config.train.crop, row_cut, config.augmentation)
     student = build_student_from(config, pretrained=config.student.pretrained and initial_weights).to(device)
     objective = Objective.from_config(config.loss, student.bins, output=student.output)
     if objective.needs_gt and not any(source.has_gt(frame_id) for frame_id in source.frame_ids):

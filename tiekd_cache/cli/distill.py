@@ -10,15 +10,14 @@ import click
 
 from tiekd_cache.cli.common import (
     Command,
-    data_options,
     device_option,
     json_option,
     note,
     only_store,
-    open_kitti,
     parse_size,
     print_result,
 )
+from tiekd_cache.cli.source_options import fill_from_run, open_and_record, source_options
 
 _LOSSES = (
     "tie-kd, tie-kd-dpm, tie-kd-depth, res-kd-ssim, res-kd-mse, res-kd-si, res-kd-ssim-si, res-kd-ssim-mse or "
@@ -49,7 +48,7 @@ def _term(text: str) -> tuple[str, float]:
 @_setting("--student", "student.name", "Which student: see `tiekd-cache students`.  [default: resnet18]")
 @_setting("--decoder", "student.decoder", "densedepth (as published) or slim.  [default: densedepth]")
 @click.option("--store", type=click.Path(path_type=Path), help="The responses.  [default: the one under stores/]")
-@data_options
+@source_options
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with --run (or the newest run) where it stopped.")
 @click.option(
@@ -78,9 +77,6 @@ def _term(text: str) -> tuple[str, float]:
 @json_option
 def distill(
     store: Path | None,
-    kitti: Path | None,
-    split: str | None,
-    skip_missing: bool,
     run_path: Path | None,
     resume: bool,
     config: Path | None,
@@ -89,7 +85,7 @@ def distill(
     allow_partial: bool,
     device: str,
     as_json: bool,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Stage two: train a compact student from the cached responses. The teacher is not needed any more.
 
@@ -100,6 +96,8 @@ def distill(
       tiekd-cache distill --loss res-kd-ssim-si
       tiekd-cache distill --term dpm=0.1 --term ssim=0.9 --term gt_si=0.5
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
+      tiekd-cache distill --nyu data/nyu --store stores/nyu.zarr --config nyu.toml
+      tiekd-cache distill --images 'photos/**/*.jpg' --store stores/photos.zarr --crop 352x704
       tiekd-cache distill --resume --run runs/mine
     """
     from tiekd_cache.config import apply_overrides, from_mapping, read_toml, set_value
@@ -112,23 +110,22 @@ def distill(
         run = RunFolder.open(run_path)
         resolved, recorded = run.config(), run.run()
         store = store if store is not None else Path(recorded["store"])
-        kitti = kitti if kitti is not None else Path(recorded["data"])
-        split = split if split is not None else recorded["split_argument"]
+        fill_from_run(given, recorded, same_split=True)
         note(f"Going on with {run_path}, with its own settings")
     else:
         mapping = read_toml(config) if config is not None else {}
         apply_overrides(mapping, overrides)
-        if terms and settings["loss__name"] is not None:
+        if terms and given["loss__name"] is not None:
             raise click.UsageError("--loss and --term: the terms alone make the sum, leave out one of the two.")
         for term in terms:
             set_value(mapping, *_term(term))
-        for parameter, value in settings.items():
-            if value is not None:
+        for parameter, value in given.items():
+            if value is not None and "__" in parameter:
                 key = parameter.replace("__", ".")
                 set_value(mapping, key, list(parse_size(value)) if key == "train.crop" else value)
         resolved = from_mapping(DistillConfig, mapping)
     store = store if store is not None else only_store()
-    source = open_kitti(kitti, split, "train", skip_missing)
+    source, how = open_and_record(given, "train")
     report = run_distill(
         resolved,
         source,
@@ -137,7 +134,7 @@ def distill(
         device=device,
         resume=resume,
         allow_partial=allow_partial,
-        split_argument=split,
+        given=how,
         note=note,
     )
     print_result(

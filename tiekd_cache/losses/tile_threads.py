@@ -1,8 +1,8 @@
 """Tiles on threads: each works through tiles of its own with single-threaded operations.
 
 PyTorch's own threads share out every operation and wait for one another at its end, some sixty times a tile; here
-they meet once. On two cores that are otherwise idle the fused head takes a tenth less time so, and on cores that have
-other work to do a fraction.
+they meet once. On two idle cores the fused head gains little by it, on cores that have other work to do it takes a
+fraction of the time.
 """
 
 from __future__ import annotations
@@ -27,24 +27,27 @@ def over_tiles(work: Callable[[Sequence[Tile]], Part], tiles: Sequence[Tile], de
     As many threads as PyTorch uses (`torch.get_num_threads`); one, the caller's own, on a GPU. The same number of
     threads gives each the same tiles in the same order, so that sums come out the same.
     """
-    count = min(torch.get_num_threads(), len(tiles)) if device.type == "cpu" else 1
+    limit = torch.get_num_threads()
+    count = min(limit, len(tiles)) if device.type == "cpu" else 1
     if count <= 1:
         return [work(tiles)]
     inference = torch.is_inference_mode_enabled()
 
     def part(first: int) -> Part:
-        # both modes are a thread's own
+        # A thread takes up the process's number when it first asks or computes, and only then keeps another.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        # modes are a thread's own, too
         with torch.inference_mode(inference), torch.no_grad():
             return work(tiles[first::count])
 
-    limit = torch.get_num_threads()
     try:
         return list(_threads(count, os.getpid()).map(part, range(count)))
     finally:
-        torch.set_num_threads(limit)  # a thread that was started has set it to 1 for those to come
+        torch.set_num_threads(limit)  # threads to come take up what was set last
 
 
 @cache
 def _threads(count: int, _process: int) -> ThreadPoolExecutor:
-    """`count` threads of this process (threads do not survive a fork) whose operations use no others."""
-    return ThreadPoolExecutor(count, "fused-head", initializer=torch.set_num_threads, initargs=(1,))
+    """`count` threads of this process (threads do not survive a fork)."""
+    return ThreadPoolExecutor(count, "fused-head")
