@@ -14,12 +14,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors", "version", "config", "progress", "interrupt", "launch"},
-    {"dpm", "metrics", "device", "timm_compat"},
+    {"dpm", "metrics", "device", "timm_compat", "ranks"},
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "agreement", "statistics"},
     {"answering", "filling", "speed", "precompute"},
-    {"run_folder", "training_parts", "evaluate", "recipe", "transfer", "teacher_check", "bench"},
-    {"checkpoint", "distill", "stages", "pipeline"},
+    {"run_folder", "evaluate", "recipe", "transfer", "teacher_check", "bench"},
+    {"training_module", "weight_average", "training_parts"},
+    {"checkpoint", "training_step", "training_loop", "validation", "scalar_log", "distill", "stages", "pipeline"},
     {"cli"},
 ]
 
