@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from tiekd_cache.errors import SharedError, TiekdError
+from tiekd_cache.errors import ConfigError, SharedError, TiekdError
 from tiekd_cache.launch import Launch
 
 PATIENCE = timedelta(minutes=30)
@@ -66,6 +67,7 @@ def together(launch: Launch, device: torch.device) -> Iterator[Ranks]:
 
     Raises:
         LostProcessError: another process ended, or never came.
+        ConfigError: the student has weights without a gradient.
     """
     if launch.world_size == 1:
         yield Ranks(device=device)
@@ -79,12 +81,22 @@ def together(launch: Launch, device: torch.device) -> Iterator[Ranks]:
         raise
     except (RuntimeError, ValueError) as error:  # gloo raises plain RuntimeError, the rendezvous ValueError too
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "finished reduction" in text:  # what DistributedDataParallel says from the second step on
+            raise ConfigError(
+                "Several processes cannot train this student: some of its weights take no part in the loss. Train it "
+                "in one process, or choose another --student."
+            ) from None
         if not isinstance(error, torch.distributed.DistError) and not any(word in text.lower() for word in _LOST):
             raise
         raise LostProcessError(
-            f"Another of the run's {launch.world_size} processes ended, or cannot be reached ({text[:120]}): all of "
+            f"Another of the run's {launch.world_size} processes ended, or cannot be reached ({_reason(text)}): all of "
             "them end. Start them again with --resume; what the last checkpoint holds is kept."
         ) from None
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _reason(text: str) -> str:
+    """The library's message without the place in its sources, short."""
+    return re.sub(r"^\[[^\]]*\]\s*", "", text)[:100]
