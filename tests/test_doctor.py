@@ -17,6 +17,8 @@ from kitti_helpers import (
 
 from tiekd_cache.data.places import default_checkpoints_dir, default_kitti_root
 from tiekd_cache.doctor import Report, diagnose
+from tiekd_cache.teachers import NETWORKS
+from tiekd_cache.teachers.cards import CARDS
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_with_everything_there_nothing_is_to_mend(home: Path) -> None:
     )
     assert (test.purpose, test.lines, test.depth_missing, test.images_missing) == ("test", 1, 0, 0)
     assert [file.size_bytes for file in report.weights.files] == [3 * 2**20]
-    assert len(report.weights.bts) == 1
+    assert [one.teacher for one in report.weights.teachers if one.files] == ["bts-densenet161"]
     text = "\n".join(report.lines())
     assert "eigen_train.txt: 3 frames; images 3 found, 0 missing; depth maps 2 found, 0 missing, 1 None" in text
     assert "3.0 MiB" in text
@@ -95,12 +97,38 @@ def test_with_nothing_there_every_thing_has_its_remedy(home: Path) -> None:
     (data,) = matching(report, "No KITTI data: data/kitti is not a folder")
     assert "raw_data.php" in data
     assert "data_depth_annotated.zip" in data
-    (weights,) = matching(report, "No weights of teacher bts in checkpoints")
-    assert "github.com/cleinc/bts" in weights
-    assert "bts_eigen_v2_pytorch_densenet161" in weights
-    assert "bts_eigen_v2_pytorch_resnet50" in weights
+    assert len(matching(report, "No teacher's weights in checkpoints")) == 1
+    said = {line.split()[3]: line for line in report.lines() if line.startswith("Weights of teacher ")}
+    assert said.keys() == {*NETWORKS} - {"bts"}
+    for name, line in said.items():
+        assert "none. They are published at github.com/" in line
+        assert CARDS[name].weights.split()[0] in line
+    assert "bts_eigen_v2_pytorch_resnet50" in said["bts-resnet50"]
     assert any("--no-pretrained" in line for line in report.lines())
     assert list((home / "work").iterdir()) == []
+
+
+def test_weights_of_every_teacher_are_found_in_both_layouts(home: Path) -> None:
+    files = {
+        "bts_eigen_v2_pytorch_densenet161/model": "bts-densenet161",
+        "bts_nyu_v2_pytorch_resnet50/model": "bts-resnet50",
+        "bts_r50_kitti_24e.pth": "bts-toolbox",
+        "bts_latest.pth": "bts",
+        "AdaBins_kitti.pt": "adabins",
+        "AdaBins_nyu.pt": "adabins",
+        "toolbox/adabins_efnetb5ap_kitti_24e.pth": "adabins-toolbox",
+        "depthformer_swinl_22k_w7_kitti.pth": "depthformer",
+        "resnet18-f37072fd.pth": None,
+    }
+    for name in files:
+        (home / "c" / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / "c" / name).write_bytes(b"x")
+    report = diagnose(checkpoints=home / "c")
+    found = {Path(path): one.teacher for one in report.weights.teachers for path in one.files}
+    assert found == {home / "c" / name: teacher for name, teacher in files.items() if teacher}
+    assert matching(report, "weights") == []
+    [line] = [line for line in report.lines() if line.startswith("Weights of teacher adabins ")]
+    assert line.endswith(f": {home / 'c/AdaBins_kitti.pt'}, {home / 'c/AdaBins_nyu.pt'}")
 
 
 def test_missing_files_and_calibration_are_counted(home: Path) -> None:

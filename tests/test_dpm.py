@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiekd_cache.dpm import FORMS, Bins, check_depth, depth_to_dpm, dpm_to_depth
+from tiekd_cache.dpm import FORMS, SPACINGS, Bins, check_depth, depth_to_dpm, dpm_to_depth
 from tiekd_cache.errors import ConfigError, RangeError, ShapeError
 
 KITTI = Bins.uniform(1e-3, 80.0, 257)
@@ -44,6 +44,44 @@ def test_bins_are_values() -> None:
     assert pickle.loads(pickle.dumps(KITTI)) == KITTI
     assert Bins.from_json(json.loads(json.dumps(KITTI.to_json()))) == KITTI
     assert Bins.uniform(1e-3, 10.0, 49) != KITTI
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_spacings_are_even_in_what_they_say(spacing: str) -> None:
+    bins = Bins.spaced(spacing, 0.5, 80.0, 64)
+    edges, centers = bins.edges.double(), bins.centers.double()
+    even = {"uniform": edges, "log": edges.log(), "inverse": -1 / edges}[spacing].diff()
+    torch.testing.assert_close(even, even.mean().expand(64), rtol=1e-4, atol=0)
+    assert (float(edges[0]), float(edges[-1])) == (0.5, 80.0)
+    torch.testing.assert_close(centers, (edges[:-1] + edges[1:]) / 2, rtol=1e-6, atol=0)
+    assert Bins.from_json(json.loads(json.dumps(bins.to_json()))) == bins
+    assert (bins == Bins.uniform(0.5, 80.0, 64)) == (spacing == "uniform")
+
+
+def test_unknown_spacing_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'cubic'.*uniform, log, inverse"):
+        Bins.spaced("cubic", 0.5, 80.0, 64)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_share_of_the_depth_is_the_sigma_of_each_depth(form: str, spacing: str) -> None:
+    bins = Bins.spaced(spacing, 2.5, 80.0, 1024)
+    shared = depth_to_dpm(depth_map(3.0, 10.0, 60.0, 0.0), bins, 0.8, form, 0.05)
+    for i, (depth, sigma) in enumerate([(3.0, 0.8), (10.0, 0.8), (60.0, 3.0)]):
+        alone = depth_to_dpm(depth_map(depth), bins, sigma, form)
+        torch.testing.assert_close(shared[..., i : i + 1], alone, rtol=1e-5, atol=1e-8)
+    assert float(shared[..., 3].abs().max()) == 0.0
+
+
+def test_a_wrong_share_and_bins_too_wide_for_the_width_are_refused() -> None:
+    for share in (-0.1, math.nan, math.inf):
+        with pytest.raises(RangeError, match="sigma_share"):
+            depth_to_dpm(depth_map(5.0), KITTI, 0.8, "released", share)
+    far_apart = Bins.spaced("log", 1.0, 80.0, 64)  # 5.3 m at the far end
+    with pytest.raises(RangeError, match="too small"):
+        depth_to_dpm(depth_map(5.0), far_apart, 0.2, "released")
+    assert float(depth_to_dpm(depth_map(75.0), far_apart, 0.2, "released", 0.03).max()) > 0.1
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiekd_cache.dpm import FORMS, Bins, dpm_to_depth
-from tiekd_cache.errors import RangeError, ShapeError
-from tiekd_cache.losses import dpm_kl, fused_dpm_head
+from tiekd_cache.errors import ConfigError, RangeError, ShapeError
+from tiekd_cache.losses import dpm_kl, fused_dpm_head, fused_tiles
 from tiekd_cache.losses import fused as fused_module
 from tiekd_cache.losses.masked import masked_mean
 
@@ -64,13 +64,13 @@ def test_values_and_gradients_equal_the_plain_formulas(
     form: str, sigma: float, batch: int, height: int, width: int, seed: int, tile: int
 ) -> None:
     p = problem(batch, 4, height, width, seed, torch.float64)
-    before = fused_module.CPU_TILE_PIXELS
+    before = fused_tiles.CPU_TILE_PIXELS
     try:
-        fused_module.CPU_TILE_PIXELS = tile
+        fused_tiles.CPU_TILE_PIXELS = tile
         ours = fused(p, BINS, sigma, form)
         our_gradients = gradients(ours, p)
     finally:
-        fused_module.CPU_TILE_PIXELS = before
+        fused_tiles.CPU_TILE_PIXELS = before
     theirs = plain(p, BINS, sigma, form)
     for mine, other in zip([*ours, *our_gradients], [*theirs, *gradients(theirs, p)], strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-9)
@@ -152,3 +152,36 @@ def test_no_tensor_of_the_size_of_the_dpm_is_made() -> None:
     with Sizes():
         gradients(fused(p, BINS, 0.8, "released"), p)
     assert max(sizes) == limit
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_several_teachers_weigh_what_they_should(form: str) -> None:
+    p = problem(2, 4, 6, 9, dtype=torch.float64)
+    depths = [problem(2, 4, 6, 9, seed)["teacher_depth"].double() for seed in (1, 2, 3)]
+    masks = [problem(2, 4, 6, 9, seed)["valid_mask"] for seed in (1, 2, 3)]
+    given = (1.0, 3.0, 0.5)
+    logits = torch.nn.functional.conv2d(p["features"], p["weight"], p["bias"])
+    total, weight_sum = torch.zeros(2, 1, 6, 9, dtype=torch.float64), torch.zeros(2, 1, 6, 9, dtype=torch.float64)
+    for depth, mask, w in zip(depths, masks, given, strict=True):
+        total = total + w * dpm_kl(logits, depth, BINS, 0.8, form, mask)
+        weight_sum += w * (mask & (depth > 0))
+    answered = weight_sum > 0
+    assert int((~answered).sum()) > 0
+    theirs = (total[answered] / weight_sum[answered]).mean(), dpm_to_depth(torch.softmax(logits, 1), BINS)
+    ours = fused_dpm_head(
+        p["features"], p["weight"], p["bias"], torch.cat(depths, 1), BINS, 0.8, form, torch.cat(masks, 1),
+        teacher_weights=given,
+    )  # fmt: skip
+    for mine, other in zip([*ours, *gradients(ours, p)], [*theirs, *gradients(theirs, p)], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-8)
+
+
+def test_teacher_weights_are_renormalised_over_the_teachers_that_answer() -> None:
+    present = torch.tensor([[True, True, False, False], [True, False, True, False]]).view(1, 2, 1, 4)
+    weights = fused_module.pixel_weights(present, (3, 1))
+    assert torch.equal(weights[0, :, 0], torch.tensor([[0.75, 1, 0, 0], [0.25, 0, 1, 0]]))
+    assert torch.equal(fused_module.pixel_weights(present)[0, :, 0, 0], torch.tensor([0.5, 0.5]))
+    assert torch.equal(fused_module.pixel_weights(present, (0, 1))[0, :, 0], torch.tensor([[0.0] * 4, [1, 0, 1, 0]]))
+    for wrong in ((1.0,), (1.0, -1.0), (0.0, 0.0), (1.0, float("nan"))):
+        with pytest.raises(ConfigError, match="teacher_weights"):
+            fused_module.pixel_weights(present, wrong)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import socket
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -273,6 +277,43 @@ def test_models_that_cannot_be_found_or_understood(tmp_path: Path, monkeypatch: 
     refused(Path("nothing"), "No folder nothing")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     refused(tmp_path, "of kind resnet; its output is not understood")
+
+
+def no_network(monkeypatch: pytest.MonkeyPatch, cache: Path) -> list[object]:
+    """The hub's cache is empty, or what a test puts there; the hub cannot be reached. Returns what is asked of it."""
+    import huggingface_hub.constants
+
+    asked: list[object] = []
+
+    def refuse(*arguments: object, **named: object) -> None:
+        asked.append(arguments[0])
+        raise urllib.error.URLError(OSError(errno.ENETUNREACH, "Network is unreachable"))
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return asked
+
+
+def test_without_network_the_hub_is_asked_once_and_the_reason_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = no_network(monkeypatch, tmp_path)
+    refused(Path("nobody/nothing"), r"nobody/nothing cannot be fetched .*no answer from http.*Network is unreachable\)")
+    assert len(asked) == 1
+
+
+def test_without_network_a_cached_model_is_used(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = no_network(monkeypatch, tmp_path)
+    cached, revision = tmp_path / "models--nobody--glpn", "0123456789" * 4
+    shutil.copytree(folder_of(models, "glpn"), cached / "snapshots" / revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    teacher = load_teacher("hf:nobody/glpn")
+    assert teacher.weights_source == f"nobody/glpn@{revision}"
+    assert teacher.digest == load_teacher(f"hf:{folder_of(models, 'glpn')}").digest
+    assert len(asked) == 1
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

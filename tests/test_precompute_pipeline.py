@@ -23,7 +23,7 @@ from tiekd_cache.precompute import PrecomputeConfig, answer_frames, make_shard, 
 from tiekd_cache.statistics import ShardStatistics
 from tiekd_cache.store import StoreWriter, open_store
 from tiekd_cache.teacher_check import check_against_teacher
-from tiekd_cache.teachers.base import TeacherDepth
+from tiekd_cache.teachers.base import FrameBatch, TeacherDepth
 from tiekd_cache.teachers.network import NetworkTeacher
 
 SMALL_SHARDS = PrecomputeConfig(batch_size=2, shard_frames=4, flip_average=False, workers=3)
@@ -169,29 +169,54 @@ def test_memory_is_bounded_and_a_claim_holds_until_its_shard_is_written(
     assert not any(free)
 
 
-def test_mirror_images_go_through_the_teacher_in_the_same_pass() -> None:
+@pytest.mark.parametrize(("device", "passes"), [("cpu", [2, 2, 1, 1]), ("mps", [4, 2])])
+def test_mirror_images_have_a_pass_of_their_own_on_a_cpu_only(device: str, passes: list[int]) -> None:
     class Counting(FormulaTeacher):
         needs_lidar = True
-        batches: list[int] = []  # noqa: RUF012
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[Frame] = []
+            self.passes: list[int] = []
+
+        @property
+        def device(self) -> torch.device:
+            return torch.device(device)
 
         def predict_frames(self, frames: Sequence[Frame]) -> TeacherDepth:
-            self.batches.append(len(frames))
-            for frame, mirror in zip(frames[: len(frames) // 2], frames[len(frames) // 2 :], strict=True):
-                assert frame.gt_depth is not None
-                assert mirror.gt_depth is not None
-                assert np.array_equal(frame.gt_depth[:, ::-1], mirror.gt_depth)
-                assert np.array_equal(frame.image[:, ::-1], mirror.image)
+            assert isinstance(frames, FrameBatch)
+            assert np.array_equal(frames.images.numpy(), np.stack([frame.image for frame in frames]))
+            self.passes.append(len(frames))
+            self.seen += frames
             maps = [torch.from_numpy(np.array(frame.gt_depth))[None] for frame in frames]
             return TeacherDepth(torch.stack(maps).roll(1, -1))
 
     source, teacher = MemoryFrames(3), Counting()
     rules = replace(SMALL_SHARDS, flip_average=True)
     said = answer_frames(teacher, source, source.frame_ids, rules)
-    assert teacher.batches == [4, 2]
+    assert teacher.passes == passes
+    for i, j in ((0, 2), (1, 3), (4, 5)):
+        frame, mirror = teacher.seen[i], teacher.seen[j]
+        assert frame.gt_depth is not None
+        assert mirror.gt_depth is not None
+        assert np.array_equal(frame.gt_depth[:, ::-1], mirror.gt_depth)
+        assert np.array_equal(frame.image[:, ::-1], mirror.image)
     for frame_id, depth in zip(source.frame_ids, said, strict=True):
         truth = source.lidar_depth(frame_id)
         assert truth is not None
         np.testing.assert_allclose(depth, (np.roll(truth, 1, -1) + np.roll(truth, -1, -1)) / 2, atol=1e-5)
+
+
+def test_the_batch_size_follows_the_device_and_is_noted(tmp_path: Path) -> None:
+    source = MemoryFrames(2)
+    assert [speed.default_batch_size(torch.device(name)) for name in ("cpu", "cuda:1", "mps")] == [1, 4, 4]
+    for given, used in ((None, 1), (3, 3)):
+        config = replace(SMALL_SHARDS, batch_size=given)
+        assert config.rules(FormulaTeacher(), source).batch_size == used
+        precompute(FormulaTeacher(), source, tmp_path / f"{given}.zarr", config)
+        assert open_store(tmp_path / f"{given}.zarr").schema.created_by["batch_size"] == used
+    one, three = (open_store(tmp_path / f"{given}.zarr").schema for given in (None, 3))
+    assert one.fingerprint == three.fingerprint
 
 
 def test_half_precision_is_measured_named_and_asked_for_again(tmp_path: Path) -> None:

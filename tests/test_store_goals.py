@@ -49,6 +49,22 @@ def test_bytes_and_error_on_real_maps(teachers: dict[str, npt.NDArray[np.float32
         assert error <= HALF_STEP + (0 if maps.full_resolution else 1e-5)
 
 
+@pytest.mark.shared
+@pytest.mark.parametrize("halved", ["one pixel of four", "mean of four"])
+def test_a_real_map_at_half_resolution_takes_an_eighth_of_its_png(
+    teachers: dict[str, npt.NDArray[np.float32]], halved: str
+) -> None:
+    pytest.importorskip("PIL", reason="the promise is in shares of Pillow's PNG, which is not installed")
+    [full] = teachers["real_stereo"]
+    four = np.stack([full[::2, ::2], full[::2, 1::2], full[1::2, ::2], full[1::2, 1::2]])
+    half = four[:1] if halved == "one pixel of four" else four.mean(0, keepdims=True)
+    ours, png = StoreCoder(BenchMap("half", half, IMAGE_SIZE), STEP), pillow_coder(full[None])
+    kept = ours.encode(0)
+    assert STEP == 1 / 64
+    assert ours.num_bytes(kept) <= 0.13 * png.num_bytes(png.encode(0))
+    assert np.abs(ours.decode(kept) - BenchMap("half", half, IMAGE_SIZE).at_image_size()[0]).max() <= HALF_STEP + 1e-5
+
+
 def worst_kl(depth: npt.NDArray[np.float32], decoded: npt.NDArray[np.float32], form: str) -> float:
     """Largest KL(original || decoded) of any pixel at sigma 0.5 m, summed over 257 bins; float64, row by row.
 

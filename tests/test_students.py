@@ -21,17 +21,18 @@ from tiekd_cache.dpm import Bins
 from tiekd_cache.errors import CheckpointError, ConfigError, ShapeError
 from tiekd_cache.students import STUDENTS, Student, build_student, encoders, load_student, save_student
 from tiekd_cache.students.decoder import DenseDepthDecoder, scale_widths
-from tiekd_cache.students.published import published_name
+from tiekd_cache.students.published import published_names
 from tiekd_cache.students.student_io import FORMAT, read_payload, student_payload, write_payload
 from tiekd_cache.timm_compat import timm_module
 
+STEMS = {"mobilenetv2": "mbv2", "resnet18": "r18", "resnet50": "r50"}
 FEW_BINS = Bins.uniform(1e-3, 80.0, 9)
 
 
-def small(seed: int = 0, bins: Bins = FEW_BINS) -> Student:
+def small(seed: int = 0, bins: Bins = FEW_BINS, output: str = "dpm") -> Student:
     """A narrow resnet18 student with random weights."""
     torch.manual_seed(seed)
-    return build_student("resnet18", pretrained=False, bins=bins, decoder_width=0.0625)
+    return build_student("resnet18", pretrained=False, bins=bins, decoder_width=0.0625, output=output)
 
 
 def picture(height: int = 32, width: int = 64, seed: int = 5) -> torch.Tensor:
@@ -39,9 +40,9 @@ def picture(height: int = 32, width: int = 64, seed: int = 5) -> torch.Tensor:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_parity_with_the_published_student(shared_dir: Path, name: str) -> None:
-    stem = f"tiekd_student_r{name.removeprefix('resnet')}"
+    stem = f"tiekd_student_{STEMS[name]}"
     expected = golden(shared_dir, stem)
     student = build_student(name, pretrained=False)
     student.load_published(filled_state(shared_dir, stem))
@@ -66,19 +67,44 @@ def test_parity_with_the_published_student(shared_dir: Path, name: str) -> None:
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+def test_parity_with_the_published_baseline(shared_dir: Path, name: str) -> None:
+    stem = f"tiekd_baseline_{STEMS[name]}"
+    expected = golden(shared_dir, stem)
+    student = build_student(name, pretrained=False, output="depth")
+    student.load_published(filled_state(shared_dir, stem))
+    error = np.abs(student.predict(parity_images(shared_dir, expected))[0, 0].numpy() - expected["depth"])
+    assert error.max() <= 1.5e-3
+    assert error.mean() <= 2e-4
+
+
+@pytest.mark.shared
+def test_published_files_of_the_other_output_are_refused(shared_dir: Path) -> None:
+    def layout(kind: str) -> dict[str, torch.Tensor]:
+        keys = json.loads((shared_dir / "parity" / f"tiekd_{kind}_r18.keys.json").read_text())
+        return {key: torch.zeros(shape) for key, shape, _ in keys}
+
+    for output, right, wrong in (("dpm", "student", "baseline"), ("depth", "baseline", "student")):
+        student = build_student("resnet18", pretrained=False, output=output)
+        with pytest.raises(CheckpointError, match=f"output='{'depth' if output == 'dpm' else 'dpm'}'") as caught:
+            student.load_published(layout(wrong))
+        assert "\n" not in str(caught.value)
+        student.load_published(layout(right))
+        assert float(student.predict(picture())[0, 0, 0, 0]) == pytest.approx(40.0, abs=0.01)
+
+
+@pytest.mark.shared
 def test_published_layout_is_covered_key_by_key(shared_dir: Path) -> None:
     keys = json.loads((shared_dir / "parity" / "tiekd_student_r18.keys.json").read_text())
     unused = {key for key, _, _ in keys if key.startswith(("decode_head.conv_depth.", "decode_head.upsample_custom2."))}
-    ours = {
-        published_name(key): list(value.shape) for key, value in small(bins=Bins.uniform(1, 2, 9)).state_dict().items()
-    }
-    assert set(ours) | unused == {key for key, _, _ in keys}
+    assert set(published_names(small().state_dict()).values()) | unused == {key for key, _, _ in keys}
     assert len(unused) == 6
 
 
 def published_state(student: Student) -> dict[str, Any]:
     """The student's weights as a published checkpoint would hold them, unused parts included."""
-    state: dict[str, Any] = {published_name(key): value.clone() for key, value in student.state_dict().items()}
+    weights = student.state_dict()
+    state: dict[str, Any] = {name: weights[key].clone() for key, name in published_names(weights).items()}
     state["decode_head.conv_depth.weight"] = torch.zeros(1, 8, 3, 3)
     state["decode_head.upsample_custom2.convA.conv.bias"] = torch.zeros(8)
     return state
@@ -136,6 +162,26 @@ def test_shapes_and_ranges_of_the_answers() -> None:
     torch.testing.assert_close(depth, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_plain_student_regresses_depth() -> None:
+    student, images = small(output="depth"), picture()
+    with torch.no_grad():
+        features = student(images)
+        depth = student.head(features)
+    score = torch.nn.functional.conv2d(features, student.head.conv.weight, student.head.conv.bias, padding=1)
+    torch.testing.assert_close(depth, 80 * torch.sigmoid(score))
+    torch.testing.assert_close(student.predict(images), depth)
+    assert student.predict(picture(33, 65)).shape == (1, 1, 33, 65)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert student.head(features.bfloat16()).dtype == torch.float32
+        torch.testing.assert_close(student.head(features), depth)
+    with torch.no_grad():
+        student.head.conv.bias.fill_(-100.0)
+    assert float(student.predict(images).max()) == pytest.approx(1e-3)  # clamped to the nearest edge, as released
+    for ask in (student.logits, student.dpm):
+        with pytest.raises(ConfigError, match=r"resnet18.*no DPM.*predict"):
+            ask(images)
+
+
 @pytest.mark.parametrize(("height", "width"), [(33, 65), (47, 70)])
 def test_odd_sizes_are_resized_to_the_image(height: int, width: int) -> None:
     student, images = small(), picture(height, width)
@@ -174,15 +220,15 @@ def test_seed_fixes_the_weights() -> None:
     assert not torch.equal(first.predict(images), other.predict(images))
 
 
-@pytest.mark.parametrize("name", ["resnet18"])
-def test_settings_rebuild_the_student(name: str) -> None:
-    student = small()
+@pytest.mark.parametrize("output", ["dpm", "depth"])
+def test_settings_rebuild_the_student(output: str) -> None:
+    student = small(output=output)
     settings = json.loads(json.dumps(student.settings()))
     rebuilt = build_student(
-        settings["name"],
+        settings.pop("name"),
         pretrained=False,
-        bins=Bins.from_json(settings["bins"]),
-        decoder_width=settings["decoder_width"],
+        bins=Bins.from_json(settings.pop("bins")),
+        **settings,
     )
     rebuilt.load_state_dict(student.state_dict())
     assert rebuilt.settings() == student.settings()
@@ -202,10 +248,37 @@ def test_scaled_widths(factor: float, expected: tuple[int, ...]) -> None:
     assert scale_widths((512, 256, 128), factor) == expected
 
 
-def test_parameters_of_the_published_width() -> None:
-    published, unused = 16_783_938, 295_168 + 1_153
-    student = build_student("resnet18", pretrained=False)
+@pytest.mark.parametrize(
+    ("name", "published", "unused"),
+    [
+        ("mobilenetv2", 17_647_618, 1_153),
+        ("resnet18", 16_783_938, 295_168 + 1_153),
+        ("resnet50", 78_394_178, 295_168 + 1_153),
+    ],
+)
+def test_parameters_of_the_published_width(name: str, published: int, unused: int) -> None:
+    with torch.device("meta"):
+        student = build_student(name, pretrained=False)
     assert sum(p.numel() for p in student.parameters()) == published - unused
+
+
+def test_mobilenet_takes_imagenet_weights_and_keeps_the_published_dilations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = timm_module().create_model("mobilenetv2_100", pretrained=False).state_dict()
+    torch.save(weights, tmp_path / "weights.bin")
+    monkeypatch.setattr(encoders, "_cached_weights", lambda hub_id: str(tmp_path / "weights.bin"))
+    encoder = build_student("mobilenetv2", bins=FEW_BINS, decoder_width=0.0625).encoder
+    assert all(torch.equal(value, weights[key]) for key, value in encoder.state_dict().items())
+    depthwise = {name: module for name, module in encoder.named_modules() if name.endswith("conv_dw")}
+    assert len(depthwise) == 17
+    dilated = {name: module.dilation for name, module in depthwise.items() if module.dilation != (1, 1)}
+    assert dilated == {
+        "blocks.3.0.conv_dw": (2, 2),
+        "blocks.4.0.conv_dw": (2, 2),
+        "blocks.5.0.conv_dw": (4, 4),
+        "blocks.6.0.conv_dw": (4, 4),
+    }
 
 
 def test_decoder_doubles_twice_for_an_encoder_that_starts_at_a_quarter() -> None:
@@ -217,6 +290,8 @@ def test_decoder_doubles_twice_for_an_encoder_that_starts_at_a_quarter() -> None
 def test_wrong_calls_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"'resnet19'.*resnet18"):
         build_student("resnet19", pretrained=False)
+    with pytest.raises(ConfigError, match=r"output 'metres'.*dpm, depth"):
+        build_student("resnet18", pretrained=False, output="metres")
     for width in (0.0, -1.0, float("nan"), 5.0):
         with pytest.raises(ConfigError, match="decoder_width"):
             build_student("resnet18", pretrained=False, decoder_width=width)
@@ -268,11 +343,16 @@ def test_pretrained_with_damaged_cached_weights(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_encoder_weights_are_the_ones_the_release_starts_from() -> None:
-    assert all(architecture.encoder.endswith(".tv_in1k") for architecture in STUDENTS.values())
+    assert {name: architecture.encoder for name, architecture in STUDENTS.items()} == {
+        "mobilenetv2": "mobilenetv2_100.ra_in1k",  # the release's own, of OpenMMLab, is no model of timm
+        "resnet18": "resnet18.tv_in1k",
+        "resnet50": "resnet50.tv_in1k",
+    }
 
 
-def test_file_round_trip(tmp_path: Path) -> None:
-    student, path = small(6), tmp_path / "student.pt"
+@pytest.mark.parametrize("output", ["dpm", "depth"])
+def test_file_round_trip(tmp_path: Path, output: str) -> None:
+    student, path = small(6, output=output), tmp_path / "student.pt"
     save_student(path, student, {"step": 3, "store": "abc", "sizes": (1, 2)})
     loaded = load_student(path)
     assert not loaded.training
@@ -280,6 +360,13 @@ def test_file_round_trip(tmp_path: Path) -> None:
     assert torch.equal(loaded.predict(picture()), student.predict(picture()))
     assert read_payload(path)["meta"] == {"step": 3, "store": "abc", "sizes": [1, 2]}
     assert [file.name for file in tmp_path.iterdir()] == ["student.pt"]
+
+
+def test_a_file_that_names_neither_decoder_nor_output_is_a_published_dpm_student(tmp_path: Path) -> None:
+    payload = student_payload(small(), {})
+    del payload["settings"]["decoder"], payload["settings"]["output"]
+    write_payload(tmp_path / "student.pt", payload)
+    assert load_student(tmp_path / "student.pt").settings() == small().settings()
 
 
 def test_a_training_checkpoint_is_a_students_file_too(tmp_path: Path) -> None:
@@ -394,6 +481,8 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         {"name": "resnet19"},
         {"decoder_width": 0.125},
+        {"output": "depth"},
+        {"decoder": "wide"},
         {"decoder_width": "wide"},
         {"bins": None},
         {"bins": Bins.uniform(1e-3, 80.0, 17).to_json()},

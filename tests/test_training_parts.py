@@ -14,7 +14,7 @@ from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.store import ResponseStore, open_store
-from tiekd_cache.training_parts import TrainingParts, build_parts, num_workers
+from tiekd_cache.training_parts import TrainingParts, build_parts, build_student_from, num_workers
 
 BASE: dict[str, Any] = {
     "student": {"pretrained": False, "decoder_width": 0.125, "num_bins": 33},
@@ -43,6 +43,7 @@ def config_with(**changes: Any) -> DistillConfig:
 # name of the setting: (another value, where it must show in the built objects)
 ARRIVES: dict[str, tuple[Any, Callable[[TrainingParts], Any]]] = {
     "student.decoder_width": (0.25, lambda p: p.student.settings()["decoder_width"]),
+    "student.decoder": ("slim", lambda p: p.student.settings()["decoder"]),
     "student.num_bins": (65, lambda p: p.student.head.out_channels),
     "student.min_depth": (0.5, lambda p: round(p.student.bins.min_depth, 6)),
     "student.max_depth": (90.0, lambda p: p.student.bins.max_depth),
@@ -86,6 +87,7 @@ EXPECTED = {
 ELSEWHERE = {
     "student.name": "test_an_unknown_student_is_refused",
     "student.pretrained": "tests/test_students.py",
+    "student.output": "test_the_output_follows_the_loss",
     "optimiser.grad_clip": "tests/test_distill.py",
     "train.limit_frames": "tests/test_distill.py",
     "train.workers": "test_workers",
@@ -127,6 +129,21 @@ def test_workers() -> None:
 def test_an_unknown_student_is_refused(store: ResponseStore) -> None:
     with pytest.raises(ConfigError, match="resnet18"):
         build(store, student__name="resnet19")
+
+
+@pytest.mark.parametrize(
+    ("loss", "output", "expected"),
+    [
+        ("tie-kd", "auto", "dpm"),
+        ("tie-kd-depth", "auto", "dpm"),
+        ("baseline", "auto", "depth"),
+        ("baseline", "dpm", "dpm"),
+        ("tie-kd-depth", "depth", "depth"),
+    ],
+)
+def test_the_output_follows_the_loss(loss: str, output: str, expected: str) -> None:
+    config = config_with(loss__name=loss, student__output=output)
+    assert build_student_from(config, pretrained=False).output == expected
 
 
 def test_a_crop_larger_than_the_images_is_refused(store: ResponseStore) -> None:

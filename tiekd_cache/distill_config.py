@@ -14,9 +14,12 @@ class StudentConfig:
     """Which student.
 
     Attributes:
-        name: e.g. `resnet18`.
+        name: e.g. `resnet18`, or `timm:NAME`.
         pretrained: start from ImageNet weights.
+        decoder: `densedepth`, as published, or `slim`.
         decoder_width: multiplies the decoder's channels; 1.0 = as published.
+        output: `dpm`, `depth` (plain regression), or `auto` = as published for the loss: `depth` for `baseline` and
+            `res-kd-…`, `dpm` for all others.
         num_bins: depth bins K, uniform over the range.
         min_depth: nearest bin edge, metres.
         max_depth: farthest bin edge, metres.
@@ -24,7 +27,9 @@ class StudentConfig:
 
     name: str = "resnet18"
     pretrained: bool = True
+    decoder: str = "densedepth"
     decoder_width: float = 1.0
+    output: str = "auto"
     num_bins: int = 257
     min_depth: float = 1e-3
     max_depth: float = 80.0

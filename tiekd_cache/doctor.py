@@ -17,7 +17,8 @@ import torch
 
 from tiekd_cache.data.kitti_inventory import DataReport, look_at_data
 from tiekd_cache.data.places import default_checkpoints_dir, default_kitti_root
-from tiekd_cache.teachers.checkpoints import weights_files, where_to_get
+from tiekd_cache.teachers.cards import CARDS
+from tiekd_cache.teachers.checkpoints import files_by_teacher, where_to_get
 from tiekd_cache.timm_compat import timm_module
 from tiekd_cache.version import __version__
 
@@ -52,12 +53,22 @@ class FileReport:
 
 
 @dataclass(frozen=True)
+class TeacherWeights:
+    """A published network, the files that may be its weights by their names, and where they are published."""
+
+    teacher: str
+    network: str
+    files: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True)
 class WeightsReport:
-    """Weights files below the checkpoints folder, those of bts among them, and cached ImageNet weights."""
+    """Weights files below the checkpoints folder, whose they are, and cached ImageNet weights."""
 
     folder: str
     files: tuple[FileReport, ...]
-    bts: tuple[str, ...]
+    teachers: tuple[TeacherWeights, ...]
     imagenet: tuple[FileReport, ...]
 
 
@@ -149,13 +160,17 @@ def _look_at_weights(folder: Path, problems: list[str]) -> WeightsReport:
     found = (path for path in folder.rglob("*") if _may_be_weights(path)) if folder.is_dir() else iter(())
     files = [FileReport(str(path), path.stat().st_size) for path in sorted(islice(found, _MOST_FILES))]
     problems += [f"{file.path} is empty (0 bytes): download it again." for file in files if not file.size_bytes]
-    bts = [str(path) for path in weights_files("bts", folder)]
-    if not bts:
+    teachers = tuple(
+        TeacherWeights(name, CARDS[name].network, tuple(map(str, paths)), where_to_get(name))
+        for name, paths in files_by_teacher(folder).items()
+        if paths or CARDS[name].parameters is not None  # a family without a network of its own is no news
+    )
+    if not any(teacher.files for teacher in teachers):
         problems.append(
-            f"No weights of teacher bts in {folder}. {where_to_get('bts')} (Teacher bts-resnet50 is smaller: "
-            f"bts_eigen_v2_pytorch_resnet50.) Unpack the archive into {folder}. --teacher lidar needs none."
+            f"No teacher's weights in {folder}. Put those of one teacher there, its file or its unpacked archive "
+            "(`tiekd-cache teachers` says who publishes them). --teacher lidar needs none."
         )
-    return WeightsReport(str(folder), tuple(files), tuple(bts), tuple(_cached_imagenet()))
+    return WeightsReport(str(folder), tuple(files), teachers, tuple(_cached_imagenet()))
 
 
 def _may_be_weights(path: Path) -> bool:
@@ -201,6 +216,9 @@ def _devices_text(devices: Devices) -> str:
 def _weights_lines(weights: WeightsReport) -> list[str]:
     lines = [f"Weights: {len(weights.files)} files in {weights.folder}"]
     lines += [f"  {file.path}  {file.size_bytes / 2**20:.1f} MiB" for file in weights.files]
+    for teacher in weights.teachers:
+        found = ", ".join(teacher.files) or f"none. {teacher.where}"
+        lines.append(f"Weights of teacher {teacher.teacher} ({teacher.network}): {found}")
     if weights.imagenet:
         return [*lines, f"ImageNet weights of resnet18: {', '.join(file.path for file in weights.imagenet)}"]
     return [

@@ -24,7 +24,7 @@ from tiekd_cache.errors import DataError
 from tiekd_cache.filling import Claim, Pieces, fill_store, frames_to_make
 from tiekd_cache.launch import Launch, ShardRange
 from tiekd_cache.progress import ProgressFactory, progress_bar
-from tiekd_cache.speed import check_precision, compile_networks, lay_out, precision_difference
+from tiekd_cache.speed import check_precision, compile_networks, default_batch_size, lay_out, precision_difference
 from tiekd_cache.statistics import ShardStatistics, read_statistics, shard_statistics
 from tiekd_cache.store import StoreSchema, StoreWriter
 from tiekd_cache.teachers import Teacher
@@ -35,7 +35,7 @@ class PrecomputeConfig:
     """Settings of stage one.
 
     Attributes:
-        batch_size: frames a forward pass (twice that with flip averaging).
+        batch_size: frames a forward pass, mirror images not counted; None = 1 on a CPU, 4 on a GPU.
         flip_average: average with the mirrored image's answer; None = as the teacher's kind suggests.
         max_depth: metres; a response beyond it stops the run; None = the data set's own (80 for KITTI).
         clip: cut responses to `max_depth` instead of stopping.
@@ -47,7 +47,7 @@ class PrecomputeConfig:
         compile: compile its networks first.
     """
 
-    batch_size: int = 4
+    batch_size: int | None = None
     flip_average: bool | None = None
     max_depth: float | None = None
     clip: bool = False
@@ -61,7 +61,7 @@ class PrecomputeConfig:
     def rules(self, teacher: Teacher, source: FrameSource) -> AnswerRules:
         """What was left to the teacher and to the data, decided."""
         return AnswerRules(
-            batch_size=self.batch_size,
+            batch_size=default_batch_size(teacher.device) if self.batch_size is None else self.batch_size,
             flip_average=teacher.flip_average if self.flip_average is None else self.flip_average,
             max_depth=source.max_depth if self.max_depth is None else self.max_depth,
             clip=self.clip,
@@ -128,7 +128,7 @@ def precompute(
     chosen = range(writer.num_shards) if shards is None else shards.of(writer.num_shards)
     missing = frames_to_make(writer, chosen)
     if missing:
-        _warm_up(teacher, source, writer.frames_of(chosen[0])[: config.batch_size], config, note)
+        warm_up(teacher, source, writer.frames_of(chosen[0]), config, note)
     total = sum(len(writer.frames_of(shard)) for shard in chosen)
     with progress(total, f"precompute {teacher.name}", "frame", total - missing) as bar:
         order = (Launch() if launch is None else launch).order(chosen)
@@ -217,18 +217,18 @@ def make_shards(
     return fill_store(writer, answer, look, shards=shards, wait=wait, advance=advance, note=note)
 
 
-def _warm_up(
+def warm_up(
     teacher: Teacher,
     source: FrameSource,
     frame_ids: Sequence[str],
     config: PrecomputeConfig,
     note: Callable[[str], None],
 ) -> None:
-    """What is asked for and costs a forward pass: the precision's effect, and compiling."""
+    """What costs a forward pass over the first of some frames, where asked for: the precision's effect; compiling."""
     rules = config.rules(teacher, source)
     if config.precision == "float32" and not config.compile:
         return
-    batch = load_batch(teacher, source, frame_ids, rules)
+    batch = load_batch(teacher, source, frame_ids[: rules.batch_size], rules)
     if config.precision != "float32":
         note(precision_difference(teacher, batch, config.precision))
     if config.compile:
@@ -290,5 +290,9 @@ def build_schema(
         dataset={"name": source.name, "split": source.split},
         frame_ids=frame_ids,
         skipped=skipped,
-        created_by={"torch": torch.__version__, "device": describe_device(teacher.device)},
+        created_by={
+            "torch": torch.__version__,
+            "device": describe_device(teacher.device),
+            "batch_size": rules.batch_size,
+        },
     )

@@ -6,10 +6,15 @@ import warnings
 
 import torch
 
-from tiekd_cache.answering import MIN_DEPTH_M, PRECISIONS, AnswerRules, predict
+from tiekd_cache.answering import MIN_DEPTH_M, PRECISIONS, AnswerRules, forward_passes, predict
 from tiekd_cache.errors import ConfigError, DeviceError, TiekdError
 from tiekd_cache.teachers import Teacher
 from tiekd_cache.teachers.base import FrameBatch
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Frames a forward pass where nobody says how many: what is fastest on a CPU, and enough to fill a GPU."""
+    return 1 if device.type == "cpu" else 4
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -55,7 +60,7 @@ def compile_networks(teacher: Teacher, batch: FrameBatch, rules: AnswerRules) ->
     try:
         for network in teacher.networks:
             network.compile()
-        predict(teacher, batch, rules.precision)
+        predict(teacher, forward_passes(teacher, batch, rules)[0], rules.precision)
     except TiekdError:
         raise
     except Exception as error:  # compilers fail in many ways; whatever it is, the user can do without

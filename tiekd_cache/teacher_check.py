@@ -141,7 +141,6 @@ def check_against_teacher(
     count: int,
     *,
     seed: int = 0,
-    batch_size: int = 4,
     progress: ProgressFactory = progress_bar,
 ) -> TeacherCheck:
     """Runs a teacher again on random frames of a store, with the store's settings, and compares at native size.
@@ -159,7 +158,6 @@ def check_against_teacher(
     frame_ids = [store.frame_ids[place] for place in sorted(places)]
     clamp = schema.depth["clamp"]
     config = PrecomputeConfig(
-        batch_size=batch_size,
         flip_average=bool(schema.input["flip_average"]),
         max_depth=schema.max_depth,
         clip=clamp is not None and teacher.clamps_to is None,
@@ -167,6 +165,7 @@ def check_against_teacher(
     )
     check_precision(config.precision, teacher.device)
     chosen = source.subset(frame_ids)
+    batch_size = config.rules(teacher, chosen).batch_size
     differences = []
     with progress(len(frame_ids), f"compare {teacher.name}", "frame") as bar:
         for start in range(0, len(frame_ids), batch_size):

@@ -164,7 +164,21 @@ def build_student_from(config: DistillConfig, *, pretrained: bool) -> Student:
     bins = Bins.uniform(settings.min_depth, settings.max_depth, settings.num_bins)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return build_student(settings.name, pretrained=pretrained, bins=bins, decoder_width=settings.decoder_width)
+        return build_student(
+            settings.name,
+            pretrained=pretrained,
+            bins=bins,
+            decoder_width=settings.decoder_width,
+            decoder=settings.decoder,
+            output=_output(config),
+        )
+
+
+def _output(config: DistillConfig) -> str:
+    if config.student.output != "auto":
+        return config.student.output
+    loss = config.loss.name
+    return "depth" if loss == "baseline" or loss.startswith("res-kd") else "dpm"
 
 
 def num_workers(config: DistillConfig) -> int:

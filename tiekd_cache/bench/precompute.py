@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 
-from tiekd_cache.answering import PRECISIONS, load_batch, load_frame, predict
+from tiekd_cache.answering import PRECISIONS, forward_passes, load_batch, load_frame, predict
 from tiekd_cache.data.frame import DepthMap, Frame, FrameSource
 from tiekd_cache.data.normalize import normalize
 from tiekd_cache.device import describe_device
@@ -132,9 +132,10 @@ class _Bare:
     def __init__(self, teacher: Teacher, source: FrameSource, config: PrecomputeConfig) -> None:
         self._teacher, self._precision, ids = teacher, config.precision, source.frame_ids
         rules = config.rules(teacher, source)
-        open_batches = (ids[i : i + config.batch_size] for i in range(0, len(ids), config.batch_size))
-        self._batches = [_on_device(teacher, load_batch(teacher, source, batch, rules)) for batch in open_batches]
-        self._ask(*self._batches[0])
+        frames = (ids[i : i + rules.batch_size] for i in range(0, len(ids), rules.batch_size))
+        batches = (load_batch(teacher, source, some, rules) for some in frames)
+        self._passes = [_on_device(teacher, one) for batch in batches for one in forward_passes(teacher, batch, rules)]
+        self._ask(*self._passes[0])
 
     def _ask(self, images: torch.Tensor, focal_px: torch.Tensor) -> None:
         half = self._precision != "float32"
@@ -142,7 +143,7 @@ class _Bare:
             self._teacher.predict_images(images, focal_px)
 
     def __call__(self) -> None:
-        for images, focal_px in self._batches:
+        for images, focal_px in self._passes:
             self._ask(images, focal_px)
 
 

@@ -18,6 +18,7 @@ from tiekd_cache.cli.exchange import export_store, import_files
 from tiekd_cache.cli.precompute import precompute
 from tiekd_cache.cli.run import run
 from tiekd_cache.cli.store import info, verify
+from tiekd_cache.cli.students import students
 from tiekd_cache.cli.teachers import teachers
 from tiekd_cache.version import __version__
 
@@ -48,5 +49,6 @@ for _command in (
     doctor,
     bench,
     teachers,
+    students,
 ):
     main.add_command(_command)

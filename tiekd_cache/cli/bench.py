@@ -124,10 +124,11 @@ def precompute(
         source = KittiFrames.open(kitti or folder / "kitti", split, purpose="train")
         config = PrecomputeConfig(**given)
         rows = bench_precompute(loaded, RepeatedFrames(source, count), config, folder, repeats=repeats)
+        batch_size = config.rules(loaded, source).batch_size
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=2))
         return
     first = rows[0]
-    note(f"{first.device}, {first.frames} frames, {loaded.architecture}, {config.precision}, batch {config.batch_size}")
+    note(f"{first.device}, {first.frames} frames, {loaded.architecture}, {config.precision}, batch {batch_size}")
     table = [[row.way, f"{row.frames_per_second:.2f}", f"{row.ratio:.3f}"] for row in rows]
     print_table(["way", "frames/s", "ratio to the network alone"], table)

@@ -31,7 +31,8 @@ def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Co
 
 
 @click.command()
-@_setting("--student", "student.name", "Which student.  [default: resnet18]")
+@_setting("--student", "student.name", "Which student: see `tiekd-cache students`.  [default: resnet18]")
+@_setting("--decoder", "student.decoder", "densedepth (as published) or slim.  [default: densedepth]")
 @click.option("--store", type=click.Path(path_type=Path), help="The responses.  [default: the one under stores/]")
 @data_options
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")

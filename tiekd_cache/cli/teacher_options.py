@@ -11,7 +11,8 @@ import click
 from tiekd_cache.cli.common import Command
 
 TEACHER_HELP = (
-    "bts, bts-resnet50, bts-densenet161, lidar (no weights), hf:ORG/NAME, or your own package.module:factory."
+    "bts, adabins, depthformer, lidar (no weights), or another of `tiekd-cache teachers`; hf:ORG/NAME; or your own "
+    "package.module:factory."
 )
 
 
@@ -80,7 +81,7 @@ def speed_options(command: Command) -> Command:
         command,
         click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto."),
         click.option(
-            "--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Frames a forward pass."
+            "--batch-size", type=click.IntRange(1), help="Frames a forward pass.  [default: 1 on a CPU, 4 on a GPU]"
         ),
         click.option(
             "--workers", type=click.IntRange(1, 256), default=4, show_default=True, help="Threads that decode images."

@@ -18,6 +18,7 @@ def dpm_kl(
     sigma: float = 0.8,
     form: str = "released",
     valid_mask: torch.Tensor | None = None,
+    sigma_share: float = 0.0,
 ) -> torch.Tensor:
     """KL(teacher DPM || student DPM) of each pixel, summed over the bins.
 
@@ -33,6 +34,7 @@ def dpm_kl(
         sigma: metres, > 0.
         form: `released` or `gaussian`, of the teacher's DPM and of the divergence.
         valid_mask: [B,1,H,W] bool, True where the pixel counts; None = all.
+        sigma_share: the width at depth d is max(sigma, sigma_share * d) metres.
     Returns:
         [B,1,H,W] float32 (float64); 0, with zero gradient, where the mask is False or the depth is missing.
     Raises:
@@ -42,7 +44,7 @@ def dpm_kl(
     Source: paper section 3, L_DPM; the released code's loss of that name, without its fixed sigma and its row cut
         (the training loop cuts). The `gaussian` form is not in the release.
     """
-    check_form(form, sigma, bins)
+    check_form(form, sigma, bins, sigma_share)
     if logits.dim() != 4 or not logits.is_floating_point():
         raise ShapeError(f"Logits are {logits.dtype} {list(logits.shape)}; they must be float [B,{bins.num_bins},H,W].")
     batch, num_bins, height, width = logits.shape
@@ -54,7 +56,7 @@ def dpm_kl(
     present = check_depth(teacher_depth, bins, valid_mask)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     used_depth = torch.where(present, teacher_depth, 0).to(dtype)  # elsewhere t, and with it every term, is 0
-    teacher_dpm = depth_to_dpm(used_depth, bins, sigma, form)
+    teacher_dpm = depth_to_dpm(used_depth, bins, sigma, form, sigma_share)
     divergence = _released_kl if form == "released" else _plain_kl
     kl_map = divergence(teacher_dpm, logits.to(dtype))
     return torch.where(present, kl_map, torch.zeros_like(kl_map))

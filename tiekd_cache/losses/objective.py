@@ -132,7 +132,7 @@ class Objective:
         target = Target(self.bins, self.sigma, self.form)
         assert head.bias is not None
         kl_map, student_depth = dpm_terms(
-            features, head.weight, head.bias, teacher_depth, present, target, with_kl="dpm" in self.weights
+            features, head.weight, head.bias, teacher_depth, present.float(), target, with_kl="dpm" in self.weights
         )
         terms: dict[str, torch.Tensor] = {}
         if "dpm" in self.weights:

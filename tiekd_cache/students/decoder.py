@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,9 @@ from tiekd_cache.errors import ConfigError, ShapeError
 
 WIDTH_MULTIPLE = 8
 """Scaled widths are rounded to multiples of this many channels."""
+
+LARGEST_WIDTH, SMALLEST_WIDTH = 512, 128
+"""Between these the decoder's channels halve for encoders without a published one."""
 
 
 def scale_widths(widths: Sequence[int], factor: float) -> tuple[int, ...]:
@@ -80,16 +84,39 @@ class DenseDepthDecoder(nn.Module):
         Raises:
             ShapeError: another number of features than the decoder was built for.
         """
-        if len(features) != len(self.merge) + 1:
-            raise ShapeError(f"The decoder was built for {len(self.merge) + 1} features, not {len(features)}.")
+        check_features(features, len(self.merge) + 1)
         coarsest, *finer = reversed(features)
         x: torch.Tensor = self.bottom(coarsest)
         for merge, skip in zip(self.merge, finer, strict=True):
-            x = merge(torch.cat([_resize(x, skip.shape[-2], skip.shape[-1]), skip], dim=1))
+            x = merge(torch.cat([resize(x, skip.shape[-2], skip.shape[-1]), skip], dim=1))
         for pair in self.upsample:
-            x = pair(_resize(x, 2 * x.shape[-2], 2 * x.shape[-1]))
+            x = pair(resize(x, 2 * x.shape[-2], 2 * x.shape[-1]))
         return x
 
 
-def _resize(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def check_features(features: Sequence[torch.Tensor], expected: int) -> None:
+    """Raises ShapeError where a decoder gets another number of features than it was built for."""
+    if len(features) != expected:
+        raise ShapeError(f"The decoder was built for {expected} features, not {len(features)}.")
+
+
+def resize(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """[B,C,h,w] -> [B,C,height,width], bilinear with align_corners=True; itself where the size is right."""
+    if x.shape[-2:] == (height, width):
+        return x
     return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
+
+
+def fitting_shape(channels: Sequence[int], strides: Sequence[int]) -> tuple[tuple[int, ...], int]:
+    """Widths and number of doublings of a `DenseDepthDecoder` for an encoder that nobody published one for.
+
+    The widths start from the coarsest feature's channels, at most 512, and halve with every step down to 128 (or stay,
+    where they start from fewer); doublings lead from the finest feature to the image's size.
+
+    Returns:
+        (widths coarse to fine, one a feature; doublings).
+    """
+    widths = [min(channels[-1], LARGEST_WIDTH)]
+    while len(widths) < len(channels):
+        widths.append(min(widths[-1], max(SMALLEST_WIDTH, widths[-1] // 2)))
+    return tuple(widths), round(math.log2(strides[0]))

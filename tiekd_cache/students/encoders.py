@@ -2,63 +2,69 @@
 
 from __future__ import annotations
 
-import http.client
+import functools
 import re
-import ssl
-import urllib.error
-import urllib.request
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import huggingface_hub
-import huggingface_hub.constants
 import safetensors.torch
 import torch
 from torch import nn
 
 from tiekd_cache.data.places import default_checkpoints_dir
 from tiekd_cache.errors import CheckpointError
+from tiekd_cache.model_hub import why_unreachable
 from tiekd_cache.timm_compat import timm_module
-
-PROBE_SECONDS = 5.0
-"""How long to wait for the model hub before saying that it cannot be reached; its own client retries for a minute."""
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def build_encoder(model: str, pretrained: bool) -> tuple[nn.Module, tuple[int, ...]]:
-    """A timm backbone cut after its last feature, and its features' channels, fine to coarse.
+class Encoder(NamedTuple):
+    """A backbone cut after its last feature: the module maps [B,3,H,W] to a list of [B,channels[i],h_i,w_i]."""
+
+    module: nn.Module
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]  # h_i = H / strides[i]; both fine to coarse
+
+    @classmethod
+    def of(cls, module: Any) -> Encoder:
+        """Of a network that timm has cut (`features_only`)."""
+        return cls(module, tuple(module.feature_info.channels()), tuple(module.feature_info.reduction()))
+
+
+def build_encoder(model: str, pretrained: bool, options: Mapping[str, Any] | None = None) -> Encoder:
+    """A timm backbone.
 
     Args:
         model: timm's name, with the tag of the weights, e.g. `resnet18.tv_in1k`.
         pretrained: with ImageNet weights: from a file of the model's name in the checkpoints folder (as torchvision's
             `resnet18-f37072fd.pth`), else from the local cache of the model hub, else downloaded.
-    Returns:
-        (module, channels): the module maps [B,3,H,W] to a list of [B,channels[i],h_i,w_i].
+        options: further arguments of `timm.create_model`.
     Raises:
         CheckpointError: the weights cannot be had; within seconds where there is no network.
     """
-    timm = timm_module()
-    if not pretrained:
-        encoder = timm.create_model(model, pretrained=False, features_only=True)
-    else:
-        encoder = _with_weights(timm, model)
-    return encoder, tuple(encoder.feature_info.channels())
+    create = functools.partial(timm_module().create_model, model, features_only=True, **(options or {}))
+    return Encoder.of(_with_weights(create, model) if pretrained else create(pretrained=False))
 
 
-def _with_weights(timm: Any, model: str) -> nn.Module:
+def _with_weights(create: Callable[..., nn.Module], model: str) -> nn.Module:
     local = local_weights(model)
     if local is not None:
-        return _from_file(timm.create_model(model, pretrained=False, features_only=True), model, local)
-    hub_id = timm.models.get_pretrained_cfg(model).hf_hub_id
-    cached = _cached_weights(hub_id)
+        return _from_file(create(pretrained=False), model, local)
+    known = timm_module().models.get_pretrained_cfg(model)
+    if known is None or not known.has_weights:
+        raise CheckpointError(
+            f"timm has no ImageNet weights of {model}. Train without them: --no-pretrained (pretrained=False)."
+        )
+    cached = _cached_weights(known.hf_hub_id) if known.hf_hub_id else None
     overlay = {"file": cached} if cached else {}
-    reason = None if cached else _why_unreachable()
+    unreachable = None if cached else why_unreachable()
+    reason = unreachable and f"not in the local cache, and {unreachable}"
     if reason is None:
         try:
-            encoder: nn.Module = timm.create_model(
-                model, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay
-            )
+            encoder = create(pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception as error:  # of the hub's client, its HTTP library, or the disk: all mean "no weights"
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         else:
@@ -85,7 +91,7 @@ def _from_file(encoder: nn.Module, model: str, path: Path) -> nn.Module:
             state = safetensors.torch.load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = encoder.load_state_dict(state, strict=False).missing_keys
+        missing = encoder.load_state_dict(_renamed(state, encoder), strict=False).missing_keys
     except Exception as error:  # truncated, unsafe, of other shapes: all mean "not these weights"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
@@ -100,6 +106,12 @@ def _from_file(encoder: nn.Module, model: str, path: Path) -> nn.Module:
     return encoder
 
 
+def _renamed(state: Mapping[str, torch.Tensor], encoder: nn.Module) -> dict[str, torch.Tensor]:
+    """Under the encoder's own names: timm's cut networks say `stages_0.…` for `stages.0.…`."""
+    own = {name.replace(".", "_"): name for name in encoder.state_dict()}
+    return {own.get(name.replace(".", "_"), name): value for name, value in state.items()}
+
+
 def _cached_weights(hub_id: str) -> str | None:
     """Path of the weights in the hub's local cache, or None."""
     for name in WEIGHT_FILES:
@@ -107,21 +119,3 @@ def _cached_weights(hub_id: str) -> str | None:
         if isinstance(found, str):
             return found
     return None
-
-
-def _why_unreachable() -> str | None:
-    """Why the model hub cannot be reached, or None where it answers, with whatever answer."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return "not in the local cache, and HF_HUB_OFFLINE is set"
-    endpoint = huggingface_hub.constants.ENDPOINT
-    try:
-        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=PROBE_SECONDS):
-            return None
-    except urllib.error.HTTPError as error:
-        error.close()
-        return None
-    except (OSError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(reason, ssl.SSLError):  # it answers; the hub's client brings certificates of its own
-            return None
-        return f"not in the local cache, and no answer from {endpoint}: {reason}"

@@ -117,9 +117,11 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Studen
             pretrained=False,
             bins=Bins.from_json(settings["bins"]),
             decoder_width=settings["decoder_width"],
+            decoder=settings.get("decoder", "densedepth"),  # files of the first version name neither
+            output=settings.get("output", "dpm"),
         )
         student.load_state_dict(payload["state_dict"])
-    except (ConfigError, KeyError, TypeError, RuntimeError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} holds weights that do not fit its settings: {_first_line(error)}.") from error
     return student.to(device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -84,6 +85,14 @@ class FrameBatch(Sequence["Frame"]):
         self._frames = tuple(frames)
         images = torch.from_numpy(np.stack([frame.image for frame in frames]))
         self.images = images.pin_memory() if pin else images
+
+    def halves(self) -> tuple[FrameBatch, FrameBatch]:
+        """The first half and the second one, whose images are views of these."""
+        middle = len(self) // 2
+        first, second = copy.copy(self), copy.copy(self)
+        first._frames, second._frames = self._frames[:middle], self._frames[middle:]
+        first.images, second.images = self.images[:middle], self.images[middle:]
+        return first, second
 
     @overload
     def __getitem__(self, index: int) -> Frame: ...

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tiekd_cache.errors import CheckpointError
+from tiekd_cache.teachers.base import RANGES_M
 from tiekd_cache.teachers.layouts import Layout, recognise
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
@@ -68,6 +69,21 @@ def weights_files(teacher_name: str, checkpoints_dir: Path, trained_on: str = "k
     unpacked = [path for path in files if path.suffix.lower() != ".zip"] or files
     preferred = [path for path in unpacked if source.prefer in str(path.relative_to(checkpoints_dir)).lower()]
     return sorted(preferred or unpacked)
+
+
+def files_by_teacher(checkpoints_dir: Path) -> dict[str, list[Path]]:
+    """For each teacher that needs weights, the files in a folder that are its own by their names, of any data set.
+
+    A file whose name does not say which network of a family it holds is the family's (`bts`, `adabins`).
+    """
+    said: dict[str, list[Path]] = {name: [] for name in _SOURCES}
+    families = [name for name, source in _SOURCES.items() if not source.prefer]
+    for family in families:
+        for path in sorted({path for data in RANGES_M for path in weights_files(family, checkpoints_dir, data)}):
+            text = str(path.relative_to(checkpoints_dir)).lower()
+            members = [name for name in _SOURCES if name.startswith(family) and _SOURCES[name].prefer in text]
+            said[max(members, key=lambda name: len(_SOURCES[name].prefer))].append(path)
+    return said
 
 
 def _may_be(relative: Path, source: WeightsSource, trained_on: str) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 
 from tiekd_cache.errors import CheckpointError, ConfigError
+from tiekd_cache.model_hub import why_unreachable
 from tiekd_cache.teachers.huggingface import HuggingFaceTeacher
 from tiekd_cache.timm_compat import timm_module
 
@@ -23,7 +26,7 @@ FAMILIES = ("depth_anything", "depth_pro", "dpt", "glpn", "zoedepth")
 def load_huggingface(
     name: str, weights: str | Path | None, device: torch.device, align: str | None, max_depth: float
 ) -> HuggingFaceTeacher:
-    """The teacher called `hf:ORG/NAME` (fetched by transformers where it is not cached) or `hf:FOLDER`.
+    """The teacher called `hf:ORG/NAME` (from the hub, or its local cache where the hub does not answer) or `hf:FOLDER`.
 
     Code out of a model's repository never runs: neither its own modules (`trust_remote_code`) nor pickled objects.
 
@@ -44,15 +47,15 @@ def load_huggingface(
     local = folder.is_dir()
     if not local and (model_id.count("/") != 1 or model_id.startswith((".", "/"))):
         raise CheckpointError(f"No folder {model_id}. Name a model of the hub as hf:ORG/NAME, a folder as hf:./FOLDER.")
-    with _in_one_line(model_id, local), _quiet(transformers):
-        config = transformers.AutoConfig.from_pretrained(model_id, trust_remote_code=False)
+    unreachable = None if local else why_unreachable()
+    options = {"trust_remote_code": False, "local_files_only": unreachable is not None}
+    with _in_one_line(model_id, local, unreachable), _quiet(transformers, local):
+        config = transformers.AutoConfig.from_pretrained(model_id, **options)
     _check_use(name, config, align)
-    with _in_one_line(model_id, local), _quiet(transformers):
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            model_id, trust_remote_code=False, **_pil_backend(transformers)
-        )
+    with _in_one_line(model_id, local, unreachable), _quiet(transformers, local):
+        processor = transformers.AutoImageProcessor.from_pretrained(model_id, **options, **_pil_backend(transformers))
         model, report = transformers.AutoModelForDepthEstimation.from_pretrained(
-            model_id, config=config, trust_remote_code=False, weights_only=True, output_loading_info=True
+            model_id, config=config, weights_only=True, output_loading_info=True, **options
         )
     absent = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
     if absent:
@@ -60,16 +63,22 @@ def load_huggingface(
             f"The weights of {name} lack {len(absent)} tensors of {type(model).__name__} or have them in another shape "
             f"({absent[0]}{', …' if absent[1:] else ''}). Fetch the model again, or choose another."
         )
-    revision = getattr(config, "_commit_hash", None)
+    revision = None if local else _cached_revision(model_id)
     known_as = folder.resolve().name if local else model_id
     return HuggingFaceTeacher(
         model,
         processor,
         name=PREFIX + known_as,
-        weights_source=known_as if local or not revision else f"{known_as}@{revision}",
+        weights_source=f"{known_as}@{revision}" if revision else known_as,
         device=device,
         align=max_depth if align else None,
     )
+
+
+def _cached_revision(model_id: str) -> str | None:
+    """The commit of a model that was just loaded, as the folder in the hub's cache is called; None where it is not."""
+    config = huggingface_hub.try_to_load_from_cache(model_id, "config.json")
+    return Path(config).parent.name if isinstance(config, str) else None
 
 
 def _check_use(name: str, config: Any, align: str | None) -> None:
@@ -104,23 +113,31 @@ def _pil_backend(transformers: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without reports of transformers' own: what matters in them is said here, in one line."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+def _quiet(transformers: Any, local: bool) -> Iterator[None]:
+    """Without reports of transformers' own: what matters in them is said here, in one line.
+
+    Its progress bars stay for a download, on a terminal.
+    """
+    log = transformers.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    if local or not sys.stderr.isatty():
+        log.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(before)
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
 
 
 @contextlib.contextmanager
-def _in_one_line(model_id: str, local: bool) -> Iterator[None]:
-    """Whatever loading raises, as a CheckpointError that says what to do."""
+def _in_one_line(model_id: str, local: bool, unreachable: str | None) -> Iterator[None]:
+    """Whatever loading raises, as a CheckpointError that says what to do; `unreachable` says why the hub is."""
     try:
         yield
     except Exception as error:  # of the file system, the network, the hub, safetensors, pickle, or a configuration
-        what = str(error).strip().split("\n", 1)[0].rstrip(". ") or type(error).__name__
+        what = unreachable or str(error).strip().split("\n", 1)[0].rstrip(". ") or type(error).__name__
         if local:
             raise CheckpointError(
                 f"Folder {model_id} holds no depth model that can be loaded ({what}). It needs config.json, "
