@@ -83,3 +83,34 @@ def test_reading_a_recipe_names_the_file(tmp_path: Path) -> None:
     broken.write_text("loss = [")
     with pytest.raises(ConfigError, match=r"broken\.toml is not TOML"):
         c.read_toml(broken)
+
+
+@dataclass(frozen=True)
+class Sum:
+    terms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Whole:
+    loss: Sum = field(default_factory=Sum)
+
+
+def test_a_dictionary_of_numbers_goes_both_ways_and_its_entries_can_be_set() -> None:
+    config = Whole(Sum({"dpm": 0.1, "gt_si": 2.0}))
+    assert c.from_mapping(Whole, tomllib.loads(c.to_toml(config))) == config
+    assert c.from_mapping(Whole, tomllib.loads(c.to_toml(Whole()))) == Whole()
+    mapping: dict[str, object] = {"loss": {"terms": {"dpm": 0.1}}}
+    c.apply_overrides(mapping, ["loss.terms.gt_si=2"])
+    assert c.from_mapping(Whole, mapping) == config
+    assert c.leaf_names(Whole) == ["loss.terms"]
+
+
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [(0.5, ["loss.terms", "table"]), ({"dpm": "much"}, ["loss.terms.dpm", "float"]), ({"a": {"b": 1.0}}, ["float"])],
+)
+def test_a_dictionary_of_something_else_is_named(terms: object, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        c.from_mapping(Whole, {"loss": {"terms": terms}})
+    for word in words:
+        assert word in str(caught.value)

@@ -17,6 +17,7 @@ from tiekd_cache import config as c
 from tiekd_cache.distill import InterruptedRunError, choose_frames, distill
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import CheckpointError, ConfigError, RangeError, StoreError
+from tiekd_cache.losses.loss_config import OBJECTIVES, LossConfig
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.stages import run_distill
@@ -56,7 +57,7 @@ def train(store: ResponseStore, run: Path, config: DistillConfig = CONFIG, **kwa
 
 def test_the_loss_falls_and_the_run_folder_is_whole(store: ResponseStore, tmp_path: Path) -> None:
     config = with_train(steps=40)
-    run_distill(config, MemoryFrames(6), store.info.path, tmp_path / "run", device="cpu")  # type: ignore[arg-type]
+    run_distill(config, MemoryFrames(6), store.info.path, tmp_path / "run", device="cpu")
     values = losses(tmp_path / "run")
     assert len(values) == 40
     assert sum(values[-10:]) < 0.85 * sum(values[:10])
@@ -64,11 +65,27 @@ def test_the_loss_falls_and_the_run_folder_is_whole(store: ResponseStore, tmp_pa
     assert folder.config() == config
     assert folder.run()["fingerprint"] == store.info.schema.fingerprint
     record = folder.metrics()[-1]
-    assert {"step", "epoch", "loss", "lr", "grad_norm", "l_dpm", "l_depth"} <= set(record)
+    assert {"step", "epoch", "loss", "lr", "grad_norm", "l_dpm", "l_ssim"} <= set(record)
     for picture in (folder.loss_picture, folder.pictures):
         assert picture.read_bytes().startswith(b"\x89PNG")
     student = load_student(folder.best_checkpoint)
     assert student.predict(torch.zeros(1, 3, 64, 96)).shape == (1, 1, 64, 96)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_step_of_every_objective(store: ResponseStore, tmp_path: Path, name: str) -> None:
+    config = replace(with_train(steps=1), loss=LossConfig(name, form="gaussian", sigma=2.5))
+    values = train(store, tmp_path / "run", config)
+    records = RunFolder(tmp_path / "run").metrics()
+    for record, value in zip(records, values, strict=True):
+        terms = {key.removeprefix("l_"): value for key, value in record.items() if key.startswith("l_")}
+        assert terms.keys() == OBJECTIVES[name].keys()
+        assert value == pytest.approx(
+            config.loss.total_scale * sum(weight * terms[term] for term, weight in OBJECTIVES[name].items()), rel=1e-5
+        )
+        assert record["grad_norm"] > 0
+    regresses = name == "baseline" or name.startswith("res-kd")
+    assert load_student(tmp_path / "run" / "best.pt").output == ("depth" if regresses else "dpm")
 
 
 def test_same_seed_same_losses_to_the_last_bit_with_any_number_of_workers(store: ResponseStore, tmp_path: Path) -> None:
@@ -194,8 +211,8 @@ def test_an_unfinished_store_is_refused_unless_allowed(tmp_path: Path) -> None:
         precompute(spoiled, source, tmp_path / "a.zarr", PrecomputeConfig(shard_frames=2))
     path = tmp_path / "a.zarr"
     with pytest.raises(StoreError, match="4 of 6"):
-        run_distill(CONFIG, source, path, tmp_path / "run", device="cpu")  # type: ignore[arg-type]
-    run_distill(CONFIG, source, path, tmp_path / "run", device="cpu", allow_partial=True)  # type: ignore[arg-type]
+        run_distill(CONFIG, source, path, tmp_path / "run", device="cpu")
+    run_distill(CONFIG, source, path, tmp_path / "run", device="cpu", allow_partial=True)
     assert RunFolder(tmp_path / "run").run()["frames"] == 4
 
 
@@ -204,5 +221,5 @@ def test_a_store_of_other_data_is_refused_before_anything_is_trained(tmp_path: P
     precompute(FormulaTeacher(), source, tmp_path / "a.zarr", PrecomputeConfig())
     source.name = "elsewhere"
     with pytest.raises(ConfigError, match="was made from memory, the frames to train on are elsewhere"):
-        run_distill(CONFIG, source, tmp_path / "a.zarr", tmp_path / "run", device="cpu")  # type: ignore[arg-type]
+        run_distill(CONFIG, source, tmp_path / "a.zarr", tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

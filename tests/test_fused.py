@@ -7,13 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiekd_cache.dpm import FORMS, Bins, dpm_to_depth
+from tiekd_cache.dpm import FORMS, SPACINGS, Bins, dpm_to_depth
 from tiekd_cache.errors import ConfigError, RangeError, ShapeError
 from tiekd_cache.losses import dpm_kl, fused_dpm_head, fused_tiles
 from tiekd_cache.losses import fused as fused_module
 from tiekd_cache.losses.masked import masked_mean
 
 BINS = Bins.uniform(1e-3, 80.0, 257)
+Terms = tuple[torch.Tensor, torch.Tensor]
+"""Mean KL, expected depth."""
 
 
 def problem(
@@ -36,19 +38,22 @@ def problem(
     }
 
 
-def plain(p: dict[str, torch.Tensor], bins: Bins, sigma: float, form: str) -> tuple[torch.Tensor, torch.Tensor]:
+def plain(
+    p: dict[str, torch.Tensor], bins: Bins, sigma: float, form: str, share: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The oracle: convolution, then the formulas of dpm_kl.py and dpm.py."""
     logits = torch.nn.functional.conv2d(p["features"], p["weight"], p["bias"])
-    kl_map = dpm_kl(logits, p["teacher_depth"], bins, sigma, form, p["valid_mask"])
+    kl_map = dpm_kl(logits, p["teacher_depth"], bins, sigma, form, p["valid_mask"], share)
     present = p["valid_mask"] & (p["teacher_depth"] > 0)
     return masked_mean(kl_map, present), dpm_to_depth(torch.softmax(logits, dim=1), bins)
 
 
-def fused(p: dict[str, torch.Tensor], bins: Bins, sigma: float, form: str) -> tuple[torch.Tensor, torch.Tensor]:
-    return fused_dpm_head(p["features"], p["weight"], p["bias"], p["teacher_depth"], bins, sigma, form, p["valid_mask"])
+def fused(p: dict[str, torch.Tensor], bins: Bins, sigma: float, form: str, share: float = 0.0) -> Terms:
+    depth, mask = p["teacher_depth"], p["valid_mask"]
+    return fused_dpm_head(p["features"], p["weight"], p["bias"], depth, bins, sigma, form, mask, sigma_share=share)
 
 
-def gradients(outcome: tuple[torch.Tensor, torch.Tensor], p: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+def gradients(outcome: Terms, p: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     kl, depth = outcome
     wave = torch.linspace(-1, 1, depth.numel(), dtype=depth.dtype).view(depth.shape)  # an upstream gradient of its own
     inputs = [p["features"], p["weight"], p["bias"]]
@@ -98,15 +103,97 @@ def test_bf16_features_come_near(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gradcheck(form: str) -> None:
-    bins = Bins.uniform(1e-3, 10.0, 9)
+@pytest.mark.parametrize(
+    ("bins", "num_teachers", "share"),
+    [
+        (Bins.uniform(1e-3, 10.0, 9), 1, 0.0),
+        (Bins.uniform(1e-3, 10.0, 9), 2, 0.2),
+        (Bins.spaced("log", 0.5, 10.0, 9), 2, 0.0),
+        (Bins.spaced("inverse", 0.5, 10.0, 9), 1, 0.3),
+    ],
+    ids=str,
+)
+def test_gradcheck(form: str, bins: Bins, num_teachers: int, share: float) -> None:
     g = torch.Generator().manual_seed(1)
     inputs = [
         torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True)
         for shape in ((2, 3, 2, 4), (9, 3, 1, 1), (9,))
     ]
-    depth = torch.rand(2, 1, 2, 4, generator=g, dtype=torch.float64) * 9 + 0.5
-    assert torch.autograd.gradcheck(lambda f, w, b: fused_dpm_head(f, w, b, depth, bins, 1.5, form), inputs)
+    depth = torch.rand(2, num_teachers, 2, 4, generator=g, dtype=torch.float64) * 9 + 0.5
+    mask = torch.rand(depth.shape, generator=g) < 0.7
+
+    def run(f: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return fused_dpm_head(f, w, b, depth, bins, 1.5, form, mask, sigma_share=share)
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(FORMS), st.sampled_from(SPACINGS), st.sampled_from([0.05, 0.5, 2.0]),
+    st.sampled_from([0.0, 0.02, 0.3]), st.sampled_from([1e-3, 1.0]), st.integers(0, 1000),
+)  # fmt: skip
+def test_every_spacing_and_share_equals_the_plain_formulas(
+    form: str, spacing: str, sigma: float, share: float, nearest: float, seed: int
+) -> None:
+    bins = Bins.spaced(spacing, nearest, 80.0, 65)
+    p = problem(1, 4, 6, 9, seed, torch.float64)
+    p["weight"], p["bias"] = (p[name].detach()[:65].clone().requires_grad_() for name in ("weight", "bias"))
+    p["teacher_depth"] = torch.where(p["teacher_depth"] > 0, p["teacher_depth"].clamp(min=nearest), 0)
+    p["teacher_depth"][..., 0, :3] = torch.tensor([nearest, 1.1, 80.0])
+    try:
+        theirs = plain(p, bins, sigma, form, share)
+    except RangeError:  # bins too wide for this sigma, which the fused head must say as well
+        with pytest.raises(RangeError, match="too small"):
+            fused(p, bins, sigma, form, share)
+        return
+    ours = fused(p, bins, sigma, form, share)
+    for mine, other in zip([*ours, *gradients(ours, p)], [*theirs, *gradients(theirs, p)], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-9)
+
+
+def test_a_share_is_no_wider_than_it_must_be() -> None:
+    near, far = (torch.full((1, 1, 1, 1), depth) for depth in (5.0, 40.0))
+    target = fused_module.Target(BINS, 0.5, "released", 0.05)
+    sizes = [len(fused_tiles._Support(depth.view(1), BINS.centers, target).dpm) for depth in (near, far)]
+    assert 27 <= sizes[0] <= 31  # 0.5 m
+    assert 107 <= sizes[1] <= 112  # 2 m: below the floor beyond 8.4 sigma
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_autocast_does_not_reach_into_it(form: str) -> None:
+    p = problem(1, 16, 8, 8)
+    outside = fused(p, BINS, 0.8, form)
+    outside_gradients = gradients(outside, p)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = fused(p, BINS, 0.8, form)
+        inside_gradients = gradients(inside, p)
+        mixed = fused({**p, "features": p["features"].detach().bfloat16()}, BINS, 0.8, form)
+    for one, other in zip([*inside, *inside_gradients], [*outside, *outside_gradients], strict=True):
+        assert torch.equal(one, other)
+    assert mixed[0].dtype == mixed[1].dtype == torch.float32
+    torch.testing.assert_close(mixed[1], outside[1], rtol=0.05, atol=0.5)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_threads_change_nothing_but_the_order_of_sums(inference: bool) -> None:
+    p = problem(2, 6, 40, 50)
+    threads, tile = torch.get_num_threads(), fused_tiles.CPU_TILE_PIXELS
+    outcomes = []
+    try:
+        fused_tiles.CPU_TILE_PIXELS = 300
+        for count in (1, 3, 3):
+            torch.set_num_threads(count)
+            with torch.inference_mode(inference):
+                ours = fused(p, BINS, 0.8, "released")
+            outcomes.append([*ours, *([] if inference else gradients(ours, p))])
+            assert torch.get_num_threads() == count
+    finally:
+        fused_tiles.CPU_TILE_PIXELS = tile
+        torch.set_num_threads(threads)
+    for one, three, again in zip(*outcomes, strict=True):
+        assert torch.equal(three, again)  # the same number of threads: the same bits
+        assert (one - three).abs().max() <= 1e-5 * one.abs().max()
 
 
 def test_depths_at_the_ends_of_the_range_and_features_that_are_not_contiguous() -> None:
@@ -116,6 +203,16 @@ def test_depths_at_the_ends_of_the_range_and_features_that_are_not_contiguous() 
     p["features"] = p["features"].detach().transpose(2, 3).requires_grad_()
     for form in FORMS:
         torch.testing.assert_close(fused(p, BINS, 0.8, form), plain(p, BINS, 0.8, form), rtol=1e-8, atol=1e-10)
+
+
+def test_channels_last_features_get_their_gradient_in_that_layout() -> None:
+    p = problem(2, 6, 5, 7)
+    expected = gradients(fused(p, BINS, 0.8, "released"), p)
+    last = p["features"].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    ours = gradients(fused({**p, "features": last}, BINS, 0.8, "released"), {**p, "features": last})
+    assert ours[0].is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(ours, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
 
 
 def test_no_valid_pixel_gives_zero_and_no_nan() -> None:
@@ -140,7 +237,7 @@ def test_wrong_shapes_and_depths_are_refused() -> None:
 
 def test_no_tensor_of_the_size_of_the_dpm_is_made() -> None:
     p = problem(2, 8, 64, 64)
-    limit = 4096 * BINS.num_bins  # one tile; the whole DPM is twice that
+    limit = fused_tiles.CPU_TILE_PIXELS * BINS.num_bins  # one tile; the whole DPM is four times that
     sizes: list[int] = []
 
     class Sizes(torch.utils._python_dispatch.TorchDispatchMode):

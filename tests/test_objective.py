@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,14 @@ from torch import nn
 from tiekd_cache.dpm import Bins, dpm_to_depth
 from tiekd_cache.errors import ConfigError, RangeError, ShapeError
 from tiekd_cache.losses import LossConfig, Objective, dpm_kl, si, ssim
-from tiekd_cache.losses.objective import TERMS
+from tiekd_cache.losses.loss_config import OBJECTIVES
 
 BINS = Bins.uniform(1e-3, 80.0, 65)
+
+
+def build(name: str = "tie-kd", bins: Bins = BINS, **settings: Any) -> Objective:
+    """The named objective, for a student with a DPM."""
+    return Objective.from_config(LossConfig(name, **settings), bins)
 
 
 def batch() -> tuple[torch.Tensor, nn.Conv2d, torch.Tensor, torch.Tensor]:
@@ -36,12 +42,12 @@ def student_depth(features: torch.Tensor, head: nn.Conv2d) -> torch.Tensor:
 
 def test_tie_kd_is_the_published_sum() -> None:
     features, head, teacher_depth, mask = batch()
-    result = Objective("tie-kd", bins=BINS, alpha=0.3, sigma=1.0, scale=7.0)(features, head, teacher_depth, mask)
+    result = build(alpha=0.3, sigma=1.0, scale=7.0)(features, head, teacher_depth, mask)
     mean_kl = dpm_kl(head(features), teacher_depth, BINS, 1.0)[mask].mean()
     similarity = ssim(student_depth(features, head), teacher_depth, mask)
     torch.testing.assert_close(result.total, 7.0 * (0.3 * mean_kl + 0.7 * (1 - similarity)))
     torch.testing.assert_close(result.terms["dpm"], mean_kl.detach())
-    torch.testing.assert_close(result.terms["depth"], 1 - similarity.detach())
+    torch.testing.assert_close(result.terms["ssim"], 1 - similarity.detach())
     torch.testing.assert_close(result.student_depth, student_depth(features, head).detach())
     assert not result.student_depth.requires_grad
     assert not any(term.requires_grad for term in result.terms.values())
@@ -59,7 +65,7 @@ def test_parity_of_the_total_and_its_gradient(shared_dir: Path, name: str) -> No
         head.weight.copy_(torch.eye(257).view(257, 257, 1, 1))
         assert head.bias is not None
         head.bias.zero_()
-    result = Objective(bins=bins, sigma=float(golden["sigma"]))(logits, head, golden["teacher_depth"], None)
+    result = build(bins=bins, sigma=float(golden["sigma"]))(logits, head, golden["teacher_depth"], None)
     result.total.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     torch.testing.assert_close(result.total, golden["total"], rtol=0, atol=1e-3)
@@ -68,9 +74,9 @@ def test_parity_of_the_total_and_its_gradient(shared_dir: Path, name: str) -> No
 
 def test_the_halves_alone() -> None:
     features, head, teacher_depth, mask = batch()
-    both = Objective("tie-kd", bins=BINS)(features, head, teacher_depth, mask).terms
-    for name, term in (("tie-kd-dpm", "dpm"), ("tie-kd-depth", "depth")):
-        result = Objective(name, bins=BINS, scale=2.0)(features, head, teacher_depth, mask)
+    both = build()(features, head, teacher_depth, mask).terms
+    for name, term in (("tie-kd-dpm", "dpm"), ("tie-kd-depth", "ssim")):
+        result = build(name, scale=2.0)(features, head, teacher_depth, mask)
         assert list(result.terms) == [term]
         torch.testing.assert_close(result.terms[term], both[term])
         torch.testing.assert_close(result.total.detach(), 2 * both[term])
@@ -82,7 +88,7 @@ def test_baseline_uses_ground_truth_alone() -> None:
     sparse = torch.rand(teacher_depth.shape, generator=generator) < 0.3
     gt_depth = torch.where(sparse, teacher_depth * 1.1, 0)
     gt_depth[0, 0, 0, 0] = 85.0  # beyond the bins: does not count
-    objective = Objective("baseline", bins=BINS, scale=3.0)
+    objective = build("baseline", scale=3.0)
     assert objective.needs_gt
     counts = (gt_depth > 0) & (gt_depth <= 80)
     expected = si(student_depth(features, head), gt_depth, counts)
@@ -95,30 +101,36 @@ def test_baseline_uses_ground_truth_alone() -> None:
         objective(features, head, teacher_depth, mask)
 
 
-CHANGES = {"name": "tie-kd-dpm", "alpha": 0.5, "sigma": 2.5, "form": "gaussian", "scale": 4.0}
+CHANGES: dict[str, Any] = {
+    "name": "tie-kd-dpm",
+    "terms": {"dpm": 0.2, "mse": 0.01},
+    "alpha": 0.5,
+    "sigma": 2.5,
+    "sigma_share": 0.2,
+    "form": "gaussian",
+    "scale": 4.0,
+}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LossConfig)])
 def test_every_setting_arrives(field: str) -> None:
     features, head, teacher_depth, mask = batch()
-    default = Objective.from_config(LossConfig(), BINS)
-    assert getattr(default, field) != CHANGES[field]
-    changed = Objective.from_config(dataclasses.replace(LossConfig(), **{field: CHANGES[field]}), BINS)  # type: ignore[arg-type]
-    assert getattr(changed, field) == CHANGES[field]
-    others = {f.name for f in dataclasses.fields(LossConfig)} - {field}
-    assert all(getattr(changed, name) == getattr(default, name) for name in others)
-    totals = [float(objective(features, head, teacher_depth, mask).total.detach()) for objective in (default, changed)]
+    assert getattr(LossConfig(), field) != CHANGES[field]
+    totals = [
+        float(build(**settings)(features, head, teacher_depth, mask).total.detach())
+        for settings in ({}, {field: CHANGES[field]})
+    ]
     assert abs(totals[0] - totals[1]) > 1e-3
 
 
 def test_bins_arrive() -> None:
     features, head, teacher_depth, mask = batch()
     wider = Bins.uniform(1e-3, 100.0, BINS.num_bins)
-    near, far = (Objective(bins=bins)(features, head, teacher_depth, mask) for bins in (BINS, wider))
+    near, far = (build(bins=bins)(features, head, teacher_depth, mask) for bins in (BINS, wider))
     assert abs(float(near.total.detach()) - float(far.total.detach())) > 1e-3
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_reach_features_and_head_but_no_invalid_pixel(name: str) -> None:
     features, head, teacher_depth, mask = batch()
     features.requires_grad_()
@@ -127,7 +139,7 @@ def test_gradients_reach_features_and_head_but_no_invalid_pixel(name: str) -> No
     mask[0, 0, 3, 3] = True
     counts = mask & (teacher_depth != 0)
     gt_depth = torch.where(counts, teacher_depth, 0)
-    result = Objective(name, bins=BINS)(features, head, teacher_depth, mask, gt_depth)
+    result = build(name)(features, head, teacher_depth, mask, gt_depth)
     result.total.backward()  # type: ignore[no-untyped-call]
     assert features.grad is not None
     assert head.weight.grad is not None
@@ -138,12 +150,12 @@ def test_gradients_reach_features_and_head_but_no_invalid_pixel(name: str) -> No
     assert float(head.weight.grad.abs().max()) > 0.0
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_batch_without_a_valid_pixel_has_no_gradient(name: str) -> None:
     features, head, teacher_depth, mask = batch()
     features.requires_grad_()
     nothing = torch.zeros_like(mask)
-    result = Objective(name, bins=BINS)(features, head, teacher_depth, nothing, torch.zeros_like(teacher_depth))
+    result = build(name)(features, head, teacher_depth, nothing, torch.zeros_like(teacher_depth))
     result.total.backward()  # type: ignore[no-untyped-call]
     assert features.grad is not None
     assert bool(torch.isfinite(result.total))
@@ -153,14 +165,14 @@ def test_a_batch_without_a_valid_pixel_has_no_gradient(name: str) -> None:
 def test_no_graph_without_gradients() -> None:
     features, head, teacher_depth, mask = batch()
     with torch.no_grad():
-        assert not Objective(bins=BINS)(features, head, teacher_depth, mask).total.requires_grad
+        assert not build()(features, head, teacher_depth, mask).total.requires_grad
 
 
 def test_bf16_autocast_is_close() -> None:
     features, head, teacher_depth, mask = batch()
-    exact = Objective(bins=BINS)(features, head, teacher_depth, mask)
+    exact = build()(features, head, teacher_depth, mask)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = Objective(bins=BINS)(features, head, teacher_depth, mask)
+        rough = build()(features, head, teacher_depth, mask)
     assert rough.total.dtype == rough.student_depth.dtype == torch.float32
     torch.testing.assert_close(rough.total, exact.total, rtol=0.03, atol=0)
     torch.testing.assert_close(rough.student_depth, exact.student_depth, rtol=0, atol=1.0)
@@ -168,7 +180,19 @@ def test_bf16_autocast_is_close() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"name": "tie_kd"}, {"alpha": 1.1}, {"alpha": math.nan}, {"scale": 0.0}, {"scale": math.inf}],
+    [
+        {"name": "tie_kd"},
+        {"alpha": 1.1},
+        {"alpha": math.nan},
+        {"scale": 0.0},
+        {"scale": math.inf},
+        {"terms": {"depth": 1.0}},
+        {"terms": {"ssim": -1.0}},
+        {"terms": {"ssim": math.nan}},
+        {"terms": {"ssim": math.inf}},
+        {"terms": {"ssim": 0.0, "dpm": 0.0}},
+        {"name": "baseline", "terms": {"ssim": 1.0}},
+    ],
     ids=str,
 )
 def test_config_refuses(wrong: dict[str, object]) -> None:
@@ -187,7 +211,7 @@ def test_settings_that_need_the_bins_are_checked_before_training() -> None:
 
 def test_sizes_are_checked() -> None:
     features, head, teacher_depth, mask = batch()
-    objective = Objective(bins=BINS)
+    objective = build()
     with pytest.raises(ShapeError, match="teacher_depth"):
         objective(features[:, :, 1:], head, teacher_depth, mask)
     with pytest.raises(ShapeError, match="valid_mask"):

@@ -45,12 +45,15 @@ ARRIVES: dict[str, tuple[Any, Callable[[TrainingParts], Any]]] = {
     "student.decoder_width": (0.25, lambda p: p.student.settings()["decoder_width"]),
     "student.decoder": ("slim", lambda p: p.student.settings()["decoder"]),
     "student.num_bins": (65, lambda p: p.student.head.out_channels),
+    "student.spacing": ("log", lambda p: p.student.bins.spacing),
     "student.min_depth": (0.5, lambda p: round(p.student.bins.min_depth, 6)),
     "student.max_depth": (90.0, lambda p: p.student.bins.max_depth),
-    "loss.name": ("tie-kd-dpm", lambda p: p.objective.name),
-    "loss.alpha": (0.7, lambda p: p.objective.alpha),
-    "loss.sigma": (0.33, lambda p: p.objective.sigma),
-    "loss.form": ("gaussian", lambda p: p.objective.form),
+    "loss.name": ("tie-kd-dpm", lambda p: p.objective.weights),
+    "loss.terms": ({"dpm": 0.5, "gt_si": 2.0}, lambda p: p.objective.weights),
+    "loss.alpha": (0.7, lambda p: p.objective.weights["dpm"]),
+    "loss.sigma": (0.33, lambda p: p.objective.target.sigma),
+    "loss.sigma_share": (0.02, lambda p: p.objective.target.sigma_share),
+    "loss.form": ("gaussian", lambda p: p.objective.target.form),
     "loss.scale": (3.0, lambda p: p.objective.scale),
     "augmentation.rotate_deg": (7.0, lambda p: p.dataset.transform.augmentation.rotate_deg),
     "augmentation.rotate_p": (0.25, lambda p: p.dataset.transform.augmentation.rotate_p),
@@ -76,7 +79,8 @@ ARRIVES: dict[str, tuple[Any, Callable[[TrainingParts], Any]]] = {
     "train.ema_decay": (0.5, lambda p: 0.0 if p.average is None else p.average.decay),
     "train.seed": (9, lambda p: (p.dataset.seed, float(p.student.head.weight.detach().sum()))),
 }
-EXPECTED = {
+EXPECTED: dict[str, Any] = {
+    "loss.name": {"dpm": 1.0},
     "optimiser.warmup_share": 0.5 * 51 - 1,
     "optimiser.div_factor": 1e-3 / 10,
     "optimiser.final_div_factor": 1e-3 / 25 / 10,
@@ -110,6 +114,8 @@ def test_a_changed_setting_arrives(name: str, store: ResponseStore) -> None:
     base: dict[str, Any] = {}
     if name in ("train.epochs", "train.batch_size"):
         base = {"train__steps": None, "train__epochs": 48 if name == "train.batch_size" else 24}
+    if name == "student.spacing":  # the released form needs finer bins
+        base = {"loss__form": "gaussian"}
     plain = where(build(store, **base))
     changed = where(
         build(store, **{**base, name.replace(".", "__"): list(value) if isinstance(value, tuple) else value})
@@ -139,6 +145,7 @@ def test_an_unknown_student_is_refused(store: ResponseStore) -> None:
         ("baseline", "auto", "depth"),
         ("baseline", "dpm", "dpm"),
         ("tie-kd-depth", "depth", "depth"),
+        ("res-kd-ssim-si", "auto", "depth"),
     ],
 )
 def test_the_output_follows_the_loss(loss: str, output: str, expected: str) -> None:
@@ -149,3 +156,21 @@ def test_the_output_follows_the_loss(loss: str, output: str, expected: str) -> N
 def test_a_crop_larger_than_the_images_is_refused(store: ResponseStore) -> None:
     with pytest.raises(ConfigError, match="larger than the images"):
         build(store, train__crop=[352, 704])
+
+
+@pytest.mark.parametrize("terms", [{"gt_si": 1.0}, {"ssim": 1.0, "gt_si": 0.0}])
+def test_ground_truth_that_no_frame_has_is_refused(store: ResponseStore, terms: dict[str, float]) -> None:
+    without, config = MemoryFrames(6, without_gt=range(6)), config_with(loss__terms=terms)
+    with pytest.raises(ConfigError, match=r"needs ground truth .*none of the split's 6 frames"):
+        build_parts(config, without, store, torch.device("cpu"))
+    build_parts(config_with(), without, store, torch.device("cpu"))  # the default loss needs none
+
+
+def test_the_row_cut_is_the_data_sets_where_none_is_given(store: ResponseStore) -> None:
+    mapping = {key: dict(value) for key, value in BASE.items()}
+    del mapping["train"]["row_cut"]
+    for name, expected in (("kitti", 110), ("nyu", 0), ("pictures", 0)):
+        source = MemoryFrames(6)
+        source.name = name
+        parts = build_parts(c.from_mapping(DistillConfig, mapping), source, store, torch.device("cpu"))
+        assert parts.dataset.transform.row_cut == expected

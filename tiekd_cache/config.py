@@ -26,7 +26,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T
     """An instance of the dataclass `cls` with the mapping's values in place of the defaults.
 
     Args:
-        cls: a dataclass whose fields are bool, int, float, str, tuples of these, optionals, or dataclasses.
+        cls: a dataclass whose fields are bool, int, float, str, tuples of these, dictionaries from names to them,
+            optionals, or dataclasses.
         mapping: as read from TOML; nested tables for nested dataclasses.
         where: dotted name of this table, for errors.
     Raises:
@@ -53,8 +54,14 @@ def to_mapping(config: Any) -> dict[str, Any]:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             result[field.name] = to_mapping(value)
         elif value is not None:
-            result[field.name] = list(value) if isinstance(value, tuple) else value
+            result[field.name] = _to_plain(value)
     return result
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _to_plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -97,7 +104,10 @@ def apply_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def leaf_names(cls: type[Any], where: str = "") -> list[str]:
-    """Dotted names of every setting below a dataclass: what `--set` accepts."""
+    """Dotted names of every setting below a dataclass: what `--set` accepts.
+
+    A dictionary is one setting, `loss.terms`; `--set` also takes its entries by name, `loss.terms.ssim=1`.
+    """
     hints = typing.get_type_hints(cls)
     names: list[str] = []
     for field in dataclasses.fields(cls):
@@ -124,6 +134,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return tuple(
             _convert(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
         )
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"Setting '{path}' is a table, e.g. {path} = {{name = 1.0}}; got {value!r}.")
+        return {str(key): _convert(args[1], item, f"{path}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (int, float, str, bool) and type(value) is hint:

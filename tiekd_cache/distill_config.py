@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tiekd_cache.data.transforms import Augmentation
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.losses.objective import LossConfig
+from tiekd_cache.losses.loss_config import LossConfig
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class StudentConfig:
         decoder_width: multiplies the decoder's channels; 1.0 = as published.
         output: `dpm`, `depth` (plain regression), or `auto` = as published for the loss: `depth` for `baseline` and
             `res-kd-…`, `dpm` for all others.
-        num_bins: depth bins K, uniform over the range.
+        num_bins: depth bins K.
+        spacing: of the bins: `uniform` (as published), `log` or `inverse`.
         min_depth: nearest bin edge, metres.
         max_depth: farthest bin edge, metres.
     """
@@ -31,6 +32,7 @@ class StudentConfig:
     decoder_width: float = 1.0
     output: str = "auto"
     num_bins: int = 257
+    spacing: str = "uniform"
     min_depth: float = 1e-3
     max_depth: float = 80.0
 
@@ -67,7 +69,8 @@ class TrainConfig:
         steps: iterations, or None for `epochs`.
         batch_size: samples a step, over all processes and forward passes together.
         crop: (height, width) of the training crop, pixels.
-        row_cut: rows at the top of the KB crop that carry no LiDAR and are cut before the losses.
+        row_cut: rows at the top of the images that carry no measurements and are cut before the losses; None = by
+            the data set: 110 for KITTI, 0 for others.
         limit_frames: use only the first so many frames.
         seed: of weights, order and augmentation.
         workers: processes that prepare samples; None = by the number of cores. Never changes the result.
@@ -87,7 +90,7 @@ class TrainConfig:
     steps: int | None = None
     batch_size: int = 16
     crop: tuple[int, int] = (352, 704)
-    row_cut: int = 110
+    row_cut: int | None = None
     limit_frames: int | None = None
     seed: int = 0
     workers: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from tiekd_cache.config import to_mapping
+from tiekd_cache.data.frame import DataSet
 from tiekd_cache.data.kitti import KittiFrames
+from tiekd_cache.data.nyu import open_nyu
 from tiekd_cache.data.places import default_kitti_root
+from tiekd_cache.data.protocol import protocol_of
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
 from tiekd_cache.device import resolve_device
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.evaluate import TEACHER_FIRST_ROW, Evaluation, evaluate, evaluate_predictor
+from tiekd_cache.evaluate import Evaluation, evaluate, evaluate_predictor
 from tiekd_cache.precompute import precompute
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.recipe import Recipe
-from tiekd_cache.run_folder import RunFolder, write_text
+from tiekd_cache.results import EVALUATION_FILE, summary, write_json
+from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.stages import draw_pictures, run_distill
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.students import load_student
@@ -74,15 +77,25 @@ def run_recipe(
     rows = [*_baselines(recipe, test, store, progress)] if recipe.baselines else []
     student = load_student(run_path / "best.pt", device=str(resolve_device(recipe.device)))
     rows.append(("student, distilled", evaluate(student, test, recipe.evaluate, store=store, progress=progress)))
-    write_text(run_path / "evaluation.json", json.dumps(_json(rows), indent=2) + "\n")
+    distilled = rows[-1][1]
+    baselines = {who: summary(result) for who, result in rows[:-1]}
+    record = {
+        "checkpoint": str(run_path / "best.pt"),
+        "split": test.split,
+        **summary(distilled),
+        "baselines": baselines,
+    }
+    write_json(run_path / EVALUATION_FILE, record, distilled.images)
     return PipelineReport(recipe.store_path, run_path, tuple(rows))
 
 
 def mean_depth(store: ResponseStore) -> float:
-    """The mean of all responses below the row cut, metres: the best guess of one number."""
+    """The mean of all responses (on KITTI from row 110 down), metres: the best guess of one number."""
+    schema = store.info.schema
+    first_row = protocol_of(str(schema.dataset["name"]), schema.max_depth).first_row
     total, count = 0.0, 0
     for frame_id in store:
-        depth = store[frame_id][TEACHER_FIRST_ROW:]
+        depth = store[frame_id][first_row:]
         total += float(depth.sum(dtype=np.float64))
         count += int((depth > 0).sum())
     if not count:
@@ -90,9 +103,19 @@ def mean_depth(store: ResponseStore) -> float:
     return total / count
 
 
-def _open_data(recipe: Recipe, progress: ProgressFactory, note: Note) -> tuple[KittiFrames, KittiFrames]:
+def _open_data(recipe: Recipe, progress: ProgressFactory, note: Note) -> tuple[DataSet, DataSet]:
+    chosen = recipe.data
+    skip = chosen.skip_missing
+    train: DataSet
+    test: DataSet
+    if chosen.nyu is not None:
+        rooms = Path(chosen.nyu)
+        train = open_nyu(rooms, chosen.split, purpose="train", skip_missing=skip)
+        test = open_nyu(rooms, chosen.test_split, purpose="test", skip_missing=skip)
+        note(f"Data: {rooms}; training: {train.split_note}; test: {test.split_note}")
+        return train, test
     root = recipe.kitti_root if recipe.kitti_root is not None else default_kitti_root()
-    synthetic = recipe.data.synthetic
+    synthetic = chosen.synthetic
     if synthetic is not None:
         write_synthetic_kitti(
             root,
@@ -101,15 +124,14 @@ def _open_data(recipe: Recipe, progress: ProgressFactory, note: Note) -> tuple[K
             seed=synthetic.seed,
             progress=progress,
         )
-    skip = recipe.data.skip_missing
-    train = KittiFrames.open(root, recipe.data.split, purpose="train", skip_missing=skip)
-    test = KittiFrames.open(root, recipe.data.test_split, purpose="test", skip_missing=skip)
+    train = KittiFrames.open(root, chosen.split, purpose="train", skip_missing=skip)
+    test = KittiFrames.open(root, chosen.test_split, purpose="test", skip_missing=skip)
     note(f"Data: {root}; training: {train.split_note}; test: {test.split_note}")
     return train, test
 
 
 def _distill_or_skip(
-    recipe: Recipe, train: KittiFrames, test: KittiFrames, run_path: Path, progress: ProgressFactory, note: Note
+    recipe: Recipe, train: DataSet, test: DataSet, run_path: Path, progress: ProgressFactory, note: Note
 ) -> None:
     folder = RunFolder(run_path)
     started = folder.last_checkpoint.exists()
@@ -131,15 +153,22 @@ def _distill_or_skip(
         device=recipe.device,
         resume=started,
         validation=test,
-        split_argument=recipe.data.split,
+        given=_given(recipe, train),
         progress=progress,
         note=note,
     )
     note(f"Run: {run_path}, loss {report.first_loss:.3f} -> {report.last_loss:.3f} in {report.seconds:.0f} s")
 
 
+def _given(recipe: Recipe, train: DataSet) -> dict[str, str | bool]:
+    """What names the training frames again, as the command line's options would."""
+    split, skip = recipe.data.split, recipe.data.skip_missing
+    given: dict[str, str | bool] = {train.name: recipe.data.nyu if recipe.data.nyu is not None else str(train.root)}
+    return given | ({"split": split} if split is not None else {}) | ({"skip_missing": True} if skip else {})
+
+
 def _baselines(
-    recipe: Recipe, test: KittiFrames, store: ResponseStore, progress: ProgressFactory
+    recipe: Recipe, test: DataSet, store: ResponseStore, progress: ProgressFactory
 ) -> list[tuple[str, Evaluation]]:
     untrained = build_student_from(recipe.distill, pretrained=recipe.student.pretrained)
     untrained.to(resolve_device(recipe.device))
@@ -148,15 +177,3 @@ def _baselines(
         ("student, untrained", evaluate(untrained, test, recipe.evaluate, store=store, progress=progress)),
         ("mean depth", evaluate_predictor(lambda image: constant, test, recipe.evaluate, store=store)),
     ]
-
-
-def _json(rows: list[tuple[str, Evaluation]]) -> dict[str, object]:
-    return {
-        who: {
-            "ground_truth": result.ground_truth,
-            "ground_truth_frames": result.gt_frames,
-            "teacher": result.teacher,
-            "teacher_frames": result.teacher_frames,
-        }
-        for who, result in rows
-    }

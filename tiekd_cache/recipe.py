@@ -9,8 +9,9 @@ from tiekd_cache.config import apply_overrides, from_mapping, read_toml
 from tiekd_cache.data.places import default_store_path
 from tiekd_cache.data.transforms import Augmentation
 from tiekd_cache.distill_config import DistillConfig, OptimiserConfig, StudentConfig, TrainConfig
+from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import EvaluateConfig
-from tiekd_cache.losses.objective import LossConfig
+from tiekd_cache.losses.loss_config import LossConfig
 from tiekd_cache.precompute import PrecomputeConfig
 
 
@@ -35,6 +36,7 @@ class DataSection:
 
     Attributes:
         kitti: folder of the data; None = $TIEKD_KITTI or data/kitti, or OUT/kitti for synthetic data.
+        nyu: NYU Depth v2 instead: the labelled file, or a folder.
         split: training split; None = the usual file beside the data.
         test_split: the same for evaluation.
         skip_missing: go on without frames whose files are missing.
@@ -42,10 +44,15 @@ class DataSection:
     """
 
     kitti: str | None = None
+    nyu: str | None = None
     split: str | None = None
     test_split: str | None = None
     skip_missing: bool = False
     synthetic: SyntheticData | None = None
+
+    def __post_init__(self) -> None:
+        if self.nyu is not None and (self.kitti is not None or self.synthetic is not None):
+            raise ConfigError("data.nyu goes neither with data.kitti nor with data.synthetic: name one.")
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from tiekd_cache.data.frame import FrameSource
-from tiekd_cache.data.kitti import KittiFrames
+from tiekd_cache.data.frame import DataSet, FrameSource
 from tiekd_cache.device import resolve_device
 from tiekd_cache.distill import DistillReport, choose_frames, distill
-from tiekd_cache.distill_config import DistillConfig
+from tiekd_cache.distill_config import DistillConfig, StudentConfig
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import predict_depth
 from tiekd_cache.launch import Launch
@@ -27,7 +27,7 @@ from tiekd_cache.validation import validation_frames
 
 def run_distill(
     config: DistillConfig,
-    source: KittiFrames,
+    source: DataSet,
     store_path: Path,
     run_path: Path | None,
     *,
@@ -35,8 +35,8 @@ def run_distill(
     resume: bool = False,
     allow_partial: bool = False,
     other_store: bool = False,
-    validation: KittiFrames | None = None,
-    split_argument: str | None = None,
+    validation: DataSet | None = None,
+    given: Mapping[str, Any] | None = None,
     progress: ProgressFactory = progress_bar,
     note: Callable[[str], None] = lambda text: None,
 ) -> DistillReport:
@@ -48,17 +48,20 @@ def run_distill(
         device: `auto` and `cuda` are a GPU of its own for each process that `torchrun` started.
         other_store: go on with another store, or other frames, than the run was trained from.
         validation: the test split; None = no validation.
-        split_argument: how the caller named the split, recorded for `--resume`.
+        given: how the caller named the data (`kitti`, `nyu` or `images`, `split`, …), recorded so that they are found
+            again; None = by the source's own root.
     Raises:
+        ConfigError: the store is of other data, or its range is not within the student's.
         TiekdError: as `distill` and `open_store`.
     """
     store = open_store(store_path, allow_partial=allow_partial)
     made_from = store.info.schema.dataset["name"]
     if made_from != source.name:
         raise ConfigError(
-            f"Store {store_path} was made from {made_from}, the frames to train on are {source.name}: this version "
-            "trains on KITTI. Name a store of its frames with --store."
+            f"Store {store_path} was made from {made_from}, the frames to train on are {source.name}: both must be of "
+            "one data set. Name another --store, or the store's data (--kitti, --nyu or --images)."
         )
+    _check_range(config.student, store, note)
     frame_ids = choose_frames(source.frame_ids, store, config.train.limit_frames)
     frames = source.subset(frame_ids)
     note(f"Training on {len(frame_ids)} frames that {store_path} answers")
@@ -69,6 +72,7 @@ def run_distill(
     launch = Launch.from_environment()
     chosen = resolve_device(launch.device(device))
     validated = validation_frames(validation, config.train.validate_frames, note) if launch.rank == 0 else None
+    origin = {"data": str(source.root), "source": {source.name: str(source.root)} if given is None else dict(given)}
     with together(launch, chosen) as ranks:
         report = distill(
             config,
@@ -80,7 +84,7 @@ def run_distill(
             other_store=other_store,
             validation=validated,
             ranks=ranks,
-            origin={"data": str(source.root), "split_argument": split_argument},
+            origin=origin,
             progress=progress,
             note=note,
         )
@@ -100,6 +104,23 @@ def draw_pictures(run_path: Path, source: FrameSource, store: ResponseStore, dev
         chosen = [source.frame_ids[i] for i in np.linspace(0, len(source.frame_ids) - 1, count).astype(int)]
         rows = [_grid_row(student, source, store, frame_id, device) for frame_id in chosen]
         picture_grid(rows, folder.pictures, max_depth=config.student.max_depth)
+
+
+def _check_range(student: StudentConfig, store: ResponseStore, note: Callable[[str], None]) -> None:
+    """Whether the student's bins hold every depth that the store may; a range much too wide is said."""
+    schema = store.info.schema
+    if schema.min_depth < student.min_depth or schema.max_depth > student.max_depth:
+        raise ConfigError(
+            f"The student's range of {student.min_depth:g} .. {student.max_depth:g} m does not hold that of the store "
+            f"{store.info.path}, {schema.min_depth:g} .. {schema.max_depth:g} m. Widen it with --set "
+            f"student.max_depth={max(schema.max_depth, student.max_depth):g} --set "
+            f"student.min_depth={min(schema.min_depth, student.min_depth):g}."
+        )
+    if student.max_depth > 2 * schema.max_depth:
+        note(
+            f"The student's bins reach to {student.max_depth:g} m, the store to {schema.max_depth:g} m: most bins will "
+            f"never be used. See student.max_depth, student.num_bins and loss.sigma (pipelines/nyu_bts_resnet18.toml)."
+        )
 
 
 def _grid_row(

@@ -98,7 +98,7 @@ class TrainingLoop:
         if not self.ranks.first or self.validation is None:
             return
         begun = time.monotonic()
-        metrics = validate(self.parts.best_student, self.validation, self.config.student.max_depth)
+        metrics = validate(self.parts.best_student, self.validation)
         frames = len(self.validation.frame_ids)
         record = {"step": step, **metrics, "frames": frames, "seconds": round(time.monotonic() - begun, 2)}
         self.folder.append(self.folder.validation_file, record)

@@ -40,29 +40,21 @@ class TrainingModule(nn.Module):
     ) -> None:
         super().__init__()
         self.student, self.objective = student, objective
-        self.rows, self.precision, self.channels_last = slice(rows_cut, None), precision, channels_last
+        self.rows_cut, self.precision, self.channels_last = rows_cut, precision, channels_last
         self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
         if compiled:  # the method, not the module: prediction, at other sizes, stays as it is
             self._compiled = torch.compile(student.forward)
         self._tried = False
 
     def forward(self, batch: Sample) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """(total loss with gradient, its terms by name, detached) of a batch.
-
-        Rows above the cut are dropped from the features, before the head: the head is a 1x1 convolution, so this
-        equals cutting its output, and costs less.
-        """
+        """(total loss with gradient, its terms by name, detached) of a batch."""
         image = batch.image.contiguous(memory_format=torch.channels_last) if self.channels_last else batch.image
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            features = self._features(image)[:, :, self.rows]
-        if getattr(self.student, "output", "dpm") == "depth":  # its head is a convolution in float32
+            features = self._features(image)
+        if self.student.output == "depth":  # its head is a convolution in float32
             features = features.float()
         result = self.objective(
-            features,
-            self.student.head,
-            batch.teacher_depth[:, :, self.rows],
-            batch.valid_mask[:, :, self.rows],
-            batch.gt_depth[:, :, self.rows],
+            features, self.student.head, batch.teacher_depth, batch.valid_mask, batch.gt_depth, self.rows_cut
         )
         return result.total, result.terms
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tiekd_cache.data.frame import FrameSource
+from tiekd_cache.data.protocol import protocol_of
 from tiekd_cache.data.transforms import TrainTransform
 from tiekd_cache.dataset import ResponseDataset
 from tiekd_cache.distill_config import DistillConfig
@@ -76,7 +77,8 @@ def build_parts(
             not fetched.
         ranks: the processes of the run; None = this one alone.
     Raises:
-        ConfigError: the crop is larger than the images, or the batch cannot be divided as asked for.
+        ConfigError: the crop is larger than the images, the loss needs ground truth and no frame has any, or the batch
+            cannot be divided as asked for.
         DeviceError: the device does not compute in the precision.
     """
     ranks = Ranks(device=device) if ranks is None else ranks
@@ -86,10 +88,18 @@ def build_parts(
     crop_height, crop_width = config.train.crop
     if crop_height > height or crop_width > width:
         raise ConfigError(f"train.crop {crop_height}x{crop_width} is larger than the images ({height}x{width}).")
-    transform = TrainTransform(config.train.crop, config.train.row_cut, config.augmentation)
+    row_cut = config.train.row_cut
+    if row_cut is None:
+        row_cut = protocol_of(source.name, source.max_depth).first_row
+    transform = TrainTransform(config.train.crop, row_cut, config.augmentation)
     student = build_student_from(config, pretrained=config.student.pretrained and initial_weights).to(device)
     _lay_out(student, config, ranks)
-    objective = Objective.from_config(config.loss, student.bins)
+    objective = Objective.from_config(config.loss, student.bins, output=student.output)
+    if objective.needs_gt and not any(source.has_gt(frame_id) for frame_id in source.frame_ids):
+        raise ConfigError(
+            f"The loss needs ground truth ({', '.join(objective.weights)}), and none of the split's "
+            f"{len(source.frame_ids)} frames has any. Choose a loss against the teacher alone, or frames that have it."
+        )
     settings = config.optimiser
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
@@ -161,7 +171,7 @@ def _module(config: DistillConfig, student: Student, objective: Objective, rows_
 def build_student_from(config: DistillConfig, *, pretrained: bool) -> Student:
     """The student that the settings name, its weights drawn from the run's seed."""
     settings = config.student
-    bins = Bins.uniform(settings.min_depth, settings.max_depth, settings.num_bins)
+    bins = Bins.spaced(settings.spacing, settings.min_depth, settings.max_depth, settings.num_bins)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return build_student(
@@ -170,15 +180,8 @@ def build_student_from(config: DistillConfig, *, pretrained: bool) -> Student:
             bins=bins,
             decoder_width=settings.decoder_width,
             decoder=settings.decoder,
-            output=_output(config),
+            output=config.loss.student_output if settings.output == "auto" else settings.output,
         )
-
-
-def _output(config: DistillConfig) -> str:
-    if config.student.output != "auto":
-        return config.student.output
-    loss = config.loss.name
-    return "depth" if loss == "baseline" or loss.startswith("res-kd") else "dpm"
 
 
 def num_workers(config: DistillConfig) -> int:

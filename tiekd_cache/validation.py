@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tiekd_cache.data.frame import FrameSource
-from tiekd_cache.data.kitti import KittiFrames
+from tiekd_cache.data.frame import DataSet, FrameSource
 from tiekd_cache.evaluate import EvaluateConfig, evaluate
 from tiekd_cache.progress import no_progress_bar
 from tiekd_cache.students import Student
@@ -17,7 +16,7 @@ METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log_10", "silog", "a1", "a2
 
 
 def validation_frames(
-    source: KittiFrames | None, count: int, note: Callable[[str], None] = lambda text: None
+    source: DataSet | None, count: int, note: Callable[[str], None] = lambda text: None
 ) -> FrameSource | None:
     """`count` frames with ground truth, evenly over the test split; None, with a note, where there is none.
 
@@ -35,15 +34,13 @@ def validation_frames(
     return source.subset([with_gt[place] for place in places])
 
 
-def validate(student: Student, source: FrameSource, max_depth: float) -> dict[str, float]:
-    """Metrics against ground truth on the Garg crop, without the mirrored average: name -> mean over images.
+def validate(student: Student, source: FrameSource) -> dict[str, float]:
+    """Metrics against ground truth by the data set's protocol, without the mirrored average: name -> mean over images.
 
     Raises:
         DataError: a frame cannot be read, or none has ground truth inside the crop.
     """
-    result = evaluate(
-        student, source, EvaluateConfig(flip_average=False, max_depth=max_depth), progress=no_progress_bar
-    )
+    result = evaluate(student, source, EvaluateConfig(flip_average=False), progress=no_progress_bar)
     said = result.ground_truth or {}
     return {name: float(said[name]) for name in METRICS if name in said}
 

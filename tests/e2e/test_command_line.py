@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import time
+import tomllib
 from pathlib import Path
 
 import cv2
@@ -59,6 +60,19 @@ def test_both_stages_with_the_data_in_their_default_places(home: Path) -> None:
     assert "lidar" in info.out
     assert succeed("verify", "--json", cwd=home).json["problems"] == []
     assert "kitti" in succeed("doctor", cwd=home).out
+
+
+def test_a_sum_of_terms_and_the_width_and_the_bins_by_options(home: Path) -> None:
+    loss = ["--term", "dpm=0.5", "--term", "gt_si=2", "--dpm-form", "gaussian", "--sigma-share", "0.05"]
+    succeed("distill", *loss, "--bins", "log", "--steps", "1", *SMALL, "--run", "summed", cwd=home)
+    settings = tomllib.loads((home / "summed" / "config.toml").read_text())
+    assert settings["loss"]["terms"] == {"dpm": 0.5, "gt_si": 2.0}
+    assert settings["loss"]["sigma_share"] == 0.05
+    assert settings["student"]["spacing"] == "log"
+    record = json.loads((home / "summed" / "metrics.jsonl").read_text())
+    assert record["loss"] == pytest.approx(0.5 * record["l_dpm"] + 2 * record["l_gt_si"], rel=1e-4)
+    for mistake in (["--term", "gt_si"], ["--term", "gt_si=much"], ["--term", "gt_si=1", "--loss", "tie-kd"]):
+        assert tiekd("distill", *mistake, cwd=home).code == 2
 
 
 @pytest.mark.slow
@@ -148,6 +162,10 @@ def test_mistakes_in_stage_two_are_one_line_each(fresh: Path) -> None:
     assert "resnet18" in fail("distill", "--student", "resnet19", *SMALL, cwd=fresh)
     assert "loss.sigma" in fail("distill", "--set", "loss.sigma=wide", "--no-pretrained", cwd=fresh)
     assert "did you mean 'sigma'" in fail("distill", "--set", "loss.sigmma=1", "--no-pretrained", cwd=fresh)
+    assert "gt_ssim" in fail("distill", "--term", "l1=1", *SMALL, cwd=fresh)
+    assert "needs a student with a DPM" in fail("distill", "--set", "student.output=depth", *SMALL, cwd=fresh)
+    assert "res-kd-ssim-mse" in fail("distill", "--loss", "res-kd", *SMALL, cwd=fresh)
+    assert "inverse" in fail("distill", "--bins", "even", *SMALL, cwd=fresh)
     assert "larger than the images" in fail("distill", *SMALL, "--crop", "400x96", cwd=fresh)
     assert "nowhere.zarr" in fail("distill", *SMALL, "--store", "nowhere.zarr", cwd=fresh)
     shutil.rmtree(fresh / "runs", ignore_errors=True)

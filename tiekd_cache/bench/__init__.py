@@ -1,7 +1,8 @@
-"""Measuring what the store costs against other ways to keep depth maps, in one run on one machine."""
+"""Measuring store, stage one and fused head against other ways to do the same, in one run on one machine."""
 
 from __future__ import annotations
 
+from tiekd_cache.bench.dpm_head import HeadRow, HeadSize, bench_head
 from tiekd_cache.bench.maps import BenchMap, make_maps, read_maps
 from tiekd_cache.bench.plot import plot_store_bench
 from tiekd_cache.bench.precompute import RepeatedFrames, SpeedRow, bench_precompute
@@ -10,8 +11,11 @@ from tiekd_cache.bench.store import BenchRow, bench_store
 __all__ = [
     "BenchMap",
     "BenchRow",
+    "HeadRow",
+    "HeadSize",
     "RepeatedFrames",
     "SpeedRow",
+    "bench_head",
     "bench_precompute",
     "bench_store",
     "make_maps",

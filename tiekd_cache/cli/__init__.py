@@ -10,6 +10,7 @@ import click
 
 from tiekd_cache.cli.bench import bench
 from tiekd_cache.cli.common import ErrorsInOneLine
+from tiekd_cache.cli.compare import compare
 from tiekd_cache.cli.demo import demo
 from tiekd_cache.cli.distill import distill
 from tiekd_cache.cli.doctor import doctor
@@ -42,6 +43,7 @@ for _command in (
     precompute,
     distill,
     evaluate,
+    compare,
     info,
     verify,
     import_files,

@@ -1,4 +1,4 @@
-"""`tiekd-cache bench`: what the store costs, measured on this machine."""
+"""`tiekd-cache bench`: what store, stage one and the fused head cost, measured on this machine."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def bench() -> None:
     Example:
       tiekd-cache bench store
       tiekd-cache bench precompute --frames 8
+      tiekd-cache bench head
     """
 
 
@@ -132,3 +133,42 @@ def precompute(
     note(f"{first.device}, {first.frames} frames, {loaded.architecture}, {config.precision}, batch {batch_size}")
     table = [[row.way, f"{row.frames_per_second:.2f}", f"{row.ratio:.3f}"] for row in rows]
     print_table(["way", "frames/s", "ratio to the network alone"], table)
+
+
+@bench.command()
+@click.option("--batch", type=click.IntRange(1), default=2, show_default=True, help="Images.")
+@click.option("--height", type=click.IntRange(1), default=242, show_default=True, help="Rows of the features.")
+@click.option("--width", type=click.IntRange(1), default=704, show_default=True, help="Columns of the features.")
+@click.option("--channels", type=click.IntRange(1), default=128, show_default=True, help="Of the features.")
+@click.option("--dtype", type=click.Choice(["float32", "bf16", "fp16"]), default="float32", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="The median is shown.")
+@json_option
+def head(repeats: int, as_json: bool, **given: Any) -> None:
+    """Time and memory of the fused head against convolution and released formulas in plain torch, taking turns.
+
+    Forward and backward, each measurement in a process of its own; memory is what comes on top of the inputs.
+
+    \b
+    Examples:
+      tiekd-cache bench head
+      tiekd-cache bench head --device cuda --dtype bf16 --batch 16
+    """
+    from tiekd_cache.bench import HeadSize, bench_head
+
+    size = HeadSize(**given)
+    rows = bench_head(size, repeats=repeats)
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=2))
+        return
+    shape = f"[{size.batch},{size.channels},{size.height},{size.width}]"
+    note(f"{rows[0].device}, features {shape}, {size.num_bins} bins, sigma {size.sigma} m, {size.dtype}")
+    table = [
+        [
+            row.way,
+            *(f"{row.seconds:.4g}", f"{row.time_ratio:.2f}", f"{row.peak_mb:.0f}", f"{row.memory_ratio:.2f}"),
+            *(f"{row.matmul_share:.3f}", f"{row.copy_share:.3f}"),
+        ]
+        for row in rows
+    ]
+    print_table(["way", "s", "times faster", "MB", "times less", "of matmul rate", "of copy rate"], table)

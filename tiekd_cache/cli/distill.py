@@ -10,14 +10,22 @@ import click
 
 from tiekd_cache.cli.common import (
     Command,
-    data_options,
     device_option,
     json_option,
     note,
     only_store,
-    open_kitti,
     parse_size,
     print_result,
+)
+from tiekd_cache.cli.source_options import fill_from_run, open_and_record, source_options
+
+_LOSSES = (
+    "tie-kd, tie-kd-dpm, tie-kd-depth, res-kd-ssim, res-kd-mse, res-kd-si, res-kd-ssim-si, res-kd-ssim-mse or "
+    "baseline.  [default: tie-kd]"
+)
+_TERMS = (
+    "Instead of --loss, a sum of dpm, ssim, mse, si (to the teacher) and gt_ssim, gt_mse, gt_si (to ground truth); "
+    "may be given several times."
 )
 
 if TYPE_CHECKING:
@@ -30,22 +38,34 @@ def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Co
     return click.option(flag, parameter, default=None, help=help_text, **kwargs)
 
 
+def _term(text: str) -> tuple[str, float]:
+    """`gt_si=0.5` -> its setting and value."""
+    name, _, weight = text.partition("=")
+    try:
+        return f"loss.terms.{name.strip()}", float(weight)
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not of the form NAME=WEIGHT, e.g. gt_si=0.5") from None
+
+
 @click.command()
 @_setting("--student", "student.name", "Which student: see `tiekd-cache students`.  [default: resnet18]")
 @_setting("--decoder", "student.decoder", "densedepth (as published) or slim.  [default: densedepth]")
 @click.option("--store", type=click.Path(path_type=Path), help="The responses.  [default: the one under stores/]")
-@data_options
+@source_options
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with --run (or the newest run) where it stopped.")
 @click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file with settings that depart from the defaults."
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. --set loss.sigma=0.5.")
-@_setting("--loss", "loss.name", "tie-kd, tie-kd-dpm, tie-kd-depth or baseline.  [default: tie-kd]")
+@_setting("--loss", "loss.name", _LOSSES)
+@click.option("--term", "terms", multiple=True, metavar="NAME=WEIGHT", help=_TERMS)
 @_setting("--alpha", "loss.alpha", "Weight of the DPM term.  [default: 0.1]", type=float)
 @_setting("--sigma", "loss.sigma", "Width of the teacher's DPM, metres.  [default: 0.8]", type=float)
+@_setting("--sigma-share", "loss.sigma_share", "At least this share of the depth.  [default: 0]", type=float)
 @_setting("--dpm-form", "loss.form", "released or gaussian.  [default: released]")
 @_setting("--decoder-width", "student.decoder_width", "Scales the decoder's channels.  [default: 1.0]", type=float)
+@_setting("--bins", "student.spacing", "Spacing of the depth bins: uniform, log or inverse.  [default: uniform]")
 @_setting("--pretrained/--no-pretrained", "student.pretrained", "Start from ImageNet weights.  [default: yes]")
 @_setting("--epochs", "train.epochs", "Passes over the frames.  [default: 24]", type=int)
 @_setting("--steps", "train.steps", "Iterations, instead of --epochs.", type=int)
@@ -71,18 +91,16 @@ def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Co
 @json_option
 def distill(
     store: Path | None,
-    kitti: Path | None,
-    split: str | None,
-    skip_missing: bool,
     run_path: Path | None,
     resume: bool,
     config: Path | None,
     overrides: tuple[str, ...],
+    terms: tuple[str, ...],
     other_store: bool,
     allow_partial: bool,
     device: str,
     as_json: bool,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Stage two: train a compact student from the cached responses. The teacher is not needed any more.
 
@@ -92,7 +110,11 @@ def distill(
     Examples:
       tiekd-cache distill --student resnet18
       tiekd-cache distill --student resnet18 --store stores/bts.zarr --dpm-form gaussian --sigma 0.5
+      tiekd-cache distill --loss res-kd-ssim-si
+      tiekd-cache distill --term dpm=0.1 --term ssim=0.9 --term gt_si=0.5
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
+      tiekd-cache distill --nyu data/nyu --store stores/nyu.zarr --config nyu.toml
+      tiekd-cache distill --images 'photos/**/*.jpg' --store stores/photos.zarr --crop 352x704
       tiekd-cache distill --resume --run runs/mine
     """
     from tiekd_cache.config import apply_overrides, from_mapping, read_toml, set_value
@@ -106,20 +128,23 @@ def distill(
         run = RunFolder.open(run_path)
         resolved, recorded = run.config(), run.run()
         store = store if store is not None else Path(recorded["store"])
-        kitti = kitti if kitti is not None else Path(recorded["data"])
-        split = split if split is not None else recorded["split_argument"]
+        fill_from_run(given, recorded, same_split=True)
         note(f"Going on with {run_path}, with its own settings")
     else:
         mapping = read_toml(config) if config is not None else {}
         apply_overrides(mapping, overrides)
-        for parameter, value in settings.items():
-            if value is not None:
+        if terms and given["loss__name"] is not None:
+            raise click.UsageError("--loss and --term: the terms alone make the sum, leave out one of the two.")
+        for term in terms:
+            set_value(mapping, *_term(term))
+        for parameter, value in given.items():
+            if value is not None and "__" in parameter:
                 key = parameter.replace("__", ".")
                 set_value(mapping, key, list(parse_size(value)) if key == "train.crop" else value)
         resolved = from_mapping(DistillConfig, mapping)
     store = store if store is not None else only_store()
-    source = open_kitti(kitti, split, "train", skip_missing)
-    validation = _test_split(source) if resolved.train.validate_frames else None
+    source, how = open_and_record(given, "train")
+    validation = _test_split(source, how) if resolved.train.validate_frames else None
     report = run_distill(
         resolved,
         source,
@@ -130,23 +155,27 @@ def distill(
         allow_partial=allow_partial,
         other_store=other_store,
         validation=validation,
-        split_argument=split,
+        given=how,
         note=note,
     )
     if Launch.from_environment().rank == 0:
         _print_report(report, as_json)
 
 
-def _test_split(source: Any) -> Any:
-    """The usual test split beside the training data, or None: every frame found would hold training frames too."""
+def _test_split(source: Any, how: dict[str, Any]) -> Any:
+    """The usual test split beside the training data; None where there is none, or it holds training frames."""
     from tiekd_cache.data.kitti import KittiFrames
+    from tiekd_cache.data.nyu import open_nyu
     from tiekd_cache.errors import DataError
 
+    if "images" in how:
+        return None
+    open_data: Callable[..., Any] = open_nyu if "nyu" in how else KittiFrames.open
     try:
-        test = KittiFrames.open(source.root, None, purpose="test", skip_missing=True)
+        test = open_data(Path(how["nyu"]) if "nyu" in how else source.root, None, purpose="test", skip_missing=True)
     except DataError:
         return None
-    return None if test.split == "all frames" else test
+    return None if set(test.frame_ids) & set(source.frame_ids) else test
 
 
 def _print_report(report: DistillReport, as_json: bool) -> None:

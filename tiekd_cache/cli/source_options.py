@@ -1,13 +1,18 @@
-"""Options that say which frames stage one looks at: KITTI, NYU Depth v2, or any pictures."""
+"""Options that say which frames a command looks at: KITTI, NYU Depth v2, or any pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tiekd_cache.cli.common import Command, data_options, note_frames, open_kitti, parse_size
+from tiekd_cache.errors import ConfigError
+
+_NAMES = ("kitti", "split", "skip_missing", "nyu", "images", "size", "focal_px")
+_PATHS = ("kitti", "nyu")
 
 
 def source_options(command: Command) -> Command:
@@ -31,8 +36,7 @@ def open_source(given: dict[str, Any], purpose: str) -> Any:
         click.UsageError: two data sets are named, or an option does not go with the one that is.
         DataError: the data are not there, or not whole.
     """
-    names = ("kitti", "split", "skip_missing", "nyu", "images", "size", "focal_px")
-    kitti, split, skip_missing, nyu, images, size, focal_px = (given.pop(name) for name in names)
+    kitti, split, skip_missing, nyu, images, size, focal_px = (given.pop(name) for name in _NAMES)
     if sum(one is not None for one in (kitti, nyu, images)) > 1:
         raise click.UsageError("--kitti, --nyu and --images exclude each other: name one.")
     if images is None and (size is not None or focal_px is not None):
@@ -49,3 +53,36 @@ def open_source(given: dict[str, Any], purpose: str) -> Any:
 
         return note_frames(open_nyu(nyu, split, purpose=purpose, skip_missing=skip_missing), nyu)
     return open_kitti(kitti, split, purpose, skip_missing)
+
+
+def open_and_record(given: dict[str, Any], purpose: str) -> tuple[Any, dict[str, Any]]:
+    """`open_source`, and the options that name the same frames again, as JSON values for run.json."""
+    record = {name: given[name] for name in _NAMES if given[name] not in (None, False)}
+    source = open_source(given, purpose)
+    if source.name == "kitti":
+        record["kitti"] = source.root  # the default place may be another one next time
+    return source, {name: str(value) if name in _PATHS else value for name, value in record.items()}
+
+
+def fill_from_run(given: dict[str, Any], run: Mapping[str, Any], *, same_split: bool) -> None:
+    """Put the data that a run was trained on into `given`, where the user named no others.
+
+    Args:
+        given: values of `source_options`; changed.
+        run: contents of run.json.
+        same_split: the split of the training, too; otherwise the user's, or the usual one.
+    Raises:
+        ConfigError: the run's data are none that the options can name.
+    """
+    if any(given[name] is not None for name in ("kitti", "nyu", "images")):
+        return
+    recorded = run.get("source", {"kitti": run.get("data"), "split": run.get("split_argument")})
+    if all(recorded.get(name) is None for name in ("kitti", "nyu", "images")):
+        raise ConfigError(
+            f"The run was trained on {run.get('dataset')} at {run.get('data')}, which no option names. Name the data "
+            "with --kitti, --nyu or --images."
+        )
+    for name in _NAMES:
+        value = recorded.get(name)
+        if value is not None and given[name] in (None, False) and (same_split or name not in ("split", "skip_missing")):
+            given[name] = Path(value) if name in _PATHS else value

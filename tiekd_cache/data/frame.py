@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -78,3 +79,18 @@ class FrameSource(Protocol):
 
     def has_gt(self, frame_id: str) -> bool:
         """Whether the split names ground truth for this frame."""
+
+
+class DataSet(FrameSource, Protocol):
+    """Frames on disk, of which some can be chosen: what stage two trains on."""
+
+    @property
+    def root(self) -> Path:
+        """Folder or file that the frames were found in."""
+
+    @property
+    def split_note(self) -> str:
+        """Which frames these are, in a sentence for the user."""
+
+    def subset(self, frame_ids: Sequence[str]) -> DataSet:
+        """The same data with these frames, in this order; raises DataError for an unknown one."""

@@ -49,3 +49,15 @@ def nyu_crop(array: Pixels, where: str) -> Pixels:
 def nyu_intrinsics() -> npt.NDArray[np.float64]:
     """[3,3], pixels, of the cropped image."""
     return shift_intrinsics(_CAMERA, TOP, LEFT)
+
+
+def nyu_eigen_mask(height: int, width: int) -> npt.NDArray[np.bool_]:
+    """[height,width] bool, of a cropped image: rows 45:471 and columns 41:601 of the whole one.
+
+    Columns 41 and 42 are outside the crop that the frames have, so that 558 of the 560 columns are evaluated.
+
+    Source: D. Eigen et al., NeurIPS 2014, as public evaluation code has it (BTS, AdaBins).
+    """
+    mask = np.zeros((height, width), dtype=np.bool_)
+    mask[: 471 - TOP, : 601 - LEFT] = True
+    return mask

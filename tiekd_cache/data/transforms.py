@@ -53,10 +53,23 @@ def garg_crop_mask(height: int, width: int) -> npt.NDArray[np.bool_]:
 
     Source: R. Garg et al., ECCV 2016, in the fractions that public evaluation code uses.
     """
+    return _fraction_mask(height, width, (0.40810811, 0.99189189), (0.03594771, 0.96405229))
+
+
+def eigen_crop_mask(height: int, width: int) -> npt.NDArray[np.bool_]:
+    """[height,width] bool: the older part of an image for evaluation on KITTI; it begins and ends higher up.
+
+    Source: D. Eigen et al., NeurIPS 2014, in the fractions that public evaluation code uses (monodepth, BTS).
+    """
+    return _fraction_mask(height, width, (0.3324324, 0.91351351), (0.0359477, 0.96405229))
+
+
+def _fraction_mask(
+    height: int, width: int, rows: tuple[float, float], columns: tuple[float, float]
+) -> npt.NDArray[np.bool_]:
+    """[height,width] bool, True between fractions of the height and of the width, each rounded down."""
     mask = np.zeros((height, width), dtype=np.bool_)
-    rows = slice(int(0.40810811 * height), int(0.99189189 * height))
-    columns = slice(int(0.03594771 * width), int(0.96405229 * width))
-    mask[rows, columns] = True
+    mask[int(rows[0] * height) : int(rows[1] * height), int(columns[0] * width) : int(columns[1] * width)] = True
     return mask
 
 

@@ -9,7 +9,7 @@ again instead of keeping them, and keeps of the softmax one number a pixel.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,12 +17,13 @@ from torch.autograd.function import once_differentiable
 
 from tiekd_cache.dpm import DENSITY_FLOOR, dpm_width
 from tiekd_cache.losses.dpm_kl import EPSILON
+from tiekd_cache.losses.tile_threads import Tile, over_tiles
 
 if TYPE_CHECKING:
     from tiekd_cache.losses.fused import Target
 
-CPU_TILE_PIXELS = 4096
-"""4 MB a [257, pixels] buffer: small enough for the caches, large enough to keep the matrix products busy."""
+CPU_TILE_PIXELS = 1024
+"""1 MB a [257, pixels] buffer, two a thread. Twice as many pixels were as fast and took more memory."""
 GPU_TILE_PIXELS = 1 << 17
 """Large enough to fill a GPU: 135 MB a buffer."""
 SUPPORT_SIGMAS = 7.0
@@ -51,19 +52,24 @@ class FusedTerms(torch.autograd.Function):
         maps = [x.flatten(2) for x in (kl_map, student_depth, log_norm, teacher_depth, weights)]
         sums = torch.stack([torch.ones_like(head.centers), head.centers])
         teachers = range(teacher_depth.shape[1] if with_kl else 0)
-        for i, pixels in head.tiles():
-            kl, depth, norm, teacher, share = (x[i, :, pixels] for x in maps)
-            logits = head.logits(i, pixels)
-            highest = logits.amax(0)
-            logits.sub_(highest)
-            supports = [_support(teacher[t], head.centers, target) for t in teachers]
-            scores = [logits.gather(0, index) for index, _ in supports]
-            total, weighted = (sums @ logits.exp_()).unbind()
-            torch.div(weighted, total, out=depth[0])
-            log_total = total.log_()
-            torch.add(highest, log_total, out=norm[0])
-            for t in teachers:
-                kl[0] += share[t] * _kl(scores[t].sub_(log_total), supports[t][1], target)
+
+        def work(tiles: Sequence[Tile]) -> None:
+            buffer = head.new_buffer()
+            for i, pixels in tiles:
+                kl, depth, norm, teacher, share = (x[i, :, pixels] for x in maps)
+                logits = head.logits(head.tile(i, pixels), head.bias[:, None], buffer)
+                highest = logits.amax(0)
+                logits.sub_(highest)
+                supports = [_Support(teacher[t], head.centers, target) for t in teachers]
+                scores = [support.of(logits) for support in supports]
+                total, weighted = (sums @ logits.exp_()).unbind()
+                torch.div(weighted, total, out=depth[0])
+                log_total = total.log_()
+                torch.add(highest, log_total, out=norm[0])
+                for t in teachers:
+                    kl[0] += share[t] * _kl(scores[t].sub_(log_total), supports[t].dpm, target)
+
+        over_tiles(work, head.tiles(), features.device)
         ctx.save_for_backward(features, weight, bias, teacher_depth, weights, student_depth, log_norm)
         ctx.target, ctx.with_kl = target, with_kl
         return kl_map, student_depth
@@ -73,43 +79,49 @@ class FusedTerms(torch.autograd.Function):
     def backward(ctx: Any, grad_kl: torch.Tensor, grad_depth: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of features, weight and bias, in their dtypes; the others get none."""
         features, weight, bias, teacher_depth, weights, student_depth, log_norm = ctx.saved_tensors
-        head = _Head(features, weight, bias, ctx.target)
-        slope_buffer = head.new_buffer()
+        target = ctx.target
+        head = _Head(features, weight, bias, target)
         grad_features = torch.empty_like(features)
-        grad_matrix, grad_bias = torch.zeros_like(head.matrix), torch.zeros_like(head.bias)
         # d depth / d logit_k = p_k (c_k - depth)
         constant = -grad_depth * student_depth
         maps = [x.flatten(2) for x in (grad_kl, grad_depth, constant, log_norm, teacher_depth, weights)]
-        flat_gradient = grad_features.flatten(2)
+        flat_gradient = grad_features.view(head.features.shape)  # of the features' layout; never a copy
         teachers = range(teacher_depth.shape[1] if ctx.with_kl else 0)
-        for i, pixels in head.tiles():
-            of_kl, of_depth, everywhere, norm, teacher, share = (x[i, :, pixels] for x in maps)
-            log_probability = head.logits(i, pixels).sub_(norm)
-            everywhere, beside = everywhere[0], []
-            for t in teachers:
-                index, dpm = _support(teacher[t], head.centers, ctx.target)
-                constant_part, in_support = _kl_gradient(log_probability.gather(0, index), dpm, ctx.target)
-                upstream = of_kl[0] * share[t]
-                everywhere = torch.addcmul(everywhere, upstream, constant_part)
-                beside.append((index, in_support.mul_(upstream)))
-            slope = slope_buffer[: log_probability.numel()].view_as(log_probability)
-            torch.addcmul(everywhere, head.centers[:, None], of_depth, out=slope)
-            slope.mul_(log_probability.exp_())
-            for index, in_support in beside:
-                slope.scatter_add_(0, index, in_support)
-            tile = head.tile(i, pixels)
-            if head.dtype == features.dtype:
-                torch.mm(head.matrix.t(), slope, out=flat_gradient[i, :, pixels])
-            else:
-                flat_gradient[i, :, pixels] = head.matrix.t() @ slope
-            grad_matrix.addmm_(slope, tile.t())
-            grad_bias += slope.sum(1)
+
+        def work(tiles: Sequence[Tile]) -> tuple[torch.Tensor, torch.Tensor]:
+            buffer, slope_buffer = head.new_buffer(), head.new_buffer()
+            grad_matrix, grad_bias = torch.zeros_like(head.matrix), torch.zeros_like(head.bias)
+            for i, pixels in tiles:
+                of_kl, of_depth, everywhere, norm, teacher, share = (x[i, :, pixels] for x in maps)
+                tile, everywhere, beside = head.tile(i, pixels), everywhere[0], []
+                log_probability = head.logits(tile, head.bias[:, None] - norm, buffer)
+                for t in teachers:
+                    support, upstream = _Support(teacher[t], head.centers, target), of_kl[0] * share[t]
+                    constant_part, in_support = _kl_gradient(support.of(log_probability), support.dpm, target)
+                    everywhere = torch.addcmul(everywhere, upstream, constant_part)
+                    beside.append((support, in_support.mul_(upstream)))
+                slope = slope_buffer[: log_probability.numel()].view_as(log_probability)
+                torch.addcmul(everywhere, head.centers[:, None], of_depth, out=slope)
+                slope.mul_(log_probability.exp_())
+                for support, in_support in beside:
+                    support.add_to(slope, in_support)
+                if head.dtype == features.dtype:
+                    torch.mm(head.matrix.t(), slope, out=flat_gradient[i, :, pixels])
+                else:
+                    flat_gradient[i, :, pixels] = head.matrix.t() @ slope
+                grad_matrix.addmm_(slope, tile.t())
+                grad_bias += slope.sum(1)
+            return grad_matrix, grad_bias
+
+        with torch.autocast(features.device.type, enabled=False):  # whoever calls backward may be inside one
+            parts = over_tiles(work, head.tiles(), features.device)
+        grad_matrix, grad_bias = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
         grad_weight = grad_matrix[:, :, None, None].to(weight.dtype)
         return grad_features, grad_weight, grad_bias.to(bias.dtype), None, None, None, None
 
 
 class _Head:
-    """The 1x1 convolution on tiles of pixels, in the dtype of the arithmetic, with a buffer for its logits."""
+    """The 1x1 convolution on tiles of pixels, in the dtype of the arithmetic."""
 
     def __init__(self, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, target: Target) -> None:
         self.dtype = torch.promote_types(features.dtype, torch.float32)
@@ -120,51 +132,68 @@ class _Head:
         most = CPU_TILE_PIXELS if features.device.type == "cpu" else GPU_TILE_PIXELS
         num_pixels = self.features.shape[2]
         self.tile_pixels = math.ceil(num_pixels / math.ceil(num_pixels / most))
-        self.buffer = self.new_buffer()
 
     def new_buffer(self) -> torch.Tensor:
         """[K * pixels of a tile], to be filled."""
         size = len(self.matrix) * self.tile_pixels
         return torch.empty(size, dtype=self.dtype, device=self.features.device)
 
-    def tiles(self) -> Iterator[tuple[int, slice]]:
-        """(sample of the batch, pixels) of each tile."""
+    def tiles(self) -> list[Tile]:
+        """All of them, in order."""
         batch, _, num_pixels = self.features.shape
-        for i in range(batch):
-            for start in range(0, num_pixels, self.tile_pixels):
-                yield i, slice(start, min(start + self.tile_pixels, num_pixels))
+        starts = range(0, num_pixels, self.tile_pixels)
+        return [(i, slice(start, min(start + self.tile_pixels, num_pixels))) for i in range(batch) for start in starts]
 
     def tile(self, i: int, pixels: slice) -> torch.Tensor:
         """[C, pixels] features."""
         return self.features[i, :, pixels].to(self.dtype)
 
-    def logits(self, i: int, pixels: slice) -> torch.Tensor:
-        """[K, pixels] logits, in the buffer: valid until the next call."""
-        tile = self.tile(i, pixels)
-        out = self.buffer[: len(self.matrix) * tile.shape[1]].view(len(self.matrix), -1)
-        return torch.addmm(self.bias[:, None], self.matrix, tile, out=out)
+    def logits(self, tile: torch.Tensor, shift: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+        """[K, pixels] logits without bias, plus `shift` (of a shape that broadcasts), in the buffer."""
+        out = buffer[: len(self.matrix) * tile.shape[1]].view(len(self.matrix), -1)
+        return torch.addmm(shift, self.matrix, tile, out=out)
 
 
-def _support(depth: torch.Tensor, centers: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
-    """(indices [n, pixels] of the bins around each depth, the teacher's probability in them).
+class _Support:
+    """The bins around each depth of a tile in which its DPM is not zero: n neighbours, the most that any pixel needs.
 
-    n is the most that any of these pixels needs; the bins of a pixel are neighbours.
+    Attributes:
+        dpm: [n, pixels] the teacher's probability in them.
     """
-    depth = depth.to(centers.dtype)
-    width = dpm_width(depth, target.sigma, target.sigma_share)
-    reach = _reach(depth, width, centers, target)
-    # one more on each side, so that rounding decides nothing
-    first = torch.searchsorted(centers, depth - reach).sub_(1).clamp_(min=0)
-    last = torch.searchsorted(centers, depth + reach).clamp_(max=len(centers) - 1)
-    count = int((last - first).max()) + 1
-    first.clamp_(max=len(centers) - count)
-    index = first + torch.arange(count, device=depth.device)[:, None]
-    scores = centers.take(index).sub_(depth).square_().mul_(-0.5 / width**2)
-    if target.form == "released":
-        # softmax over densities; what lies under the floor gets the score -1000, which is probability 0
-        density = scores.clamp_(min=-80.0).exp_().mul_(1 / (width * math.sqrt(2 * math.pi)))
-        scores = density.masked_fill_(density < DENSITY_FLOOR, -torch.inf)
-    return index, torch.softmax(scores, dim=0)
+
+    def __init__(self, depth: torch.Tensor, centers: torch.Tensor, target: Target) -> None:
+        depth = depth.to(centers.dtype)
+        width = dpm_width(depth, target.sigma, target.sigma_share)
+        reach = _reach(depth, width, centers, target)
+        # one more on each side, so that rounding decides nothing
+        first = torch.searchsorted(centers, depth - reach).sub_(1).clamp_(min=0)
+        last = torch.searchsorted(centers, depth + reach).clamp_(max=len(centers) - 1)
+        count = int((last - first).max()) + 1
+        first.clamp_(max=len(centers) - count)
+        steps = torch.arange(count, device=depth.device)[:, None]
+        scores = (
+            centers.index_select(0, (first + steps).view(-1))
+            .view(count, -1)
+            .sub_(depth)
+            .square_()
+            .mul_(-0.5 / width**2)
+        )
+        if target.form == "released":
+            # softmax over densities; what lies under the floor gets the score -1000, which is probability 0
+            density = scores.clamp_(min=-80.0).exp_().mul_(1 / (width * math.sqrt(2 * math.pi)))
+            scores = density.masked_fill_(density < DENSITY_FLOOR, -torch.inf)
+        self.dpm = torch.softmax(scores, dim=0)
+        num_pixels = len(depth)
+        first = first * num_pixels + torch.arange(num_pixels, device=depth.device)
+        self._places = (first + steps * num_pixels).view(-1)  # of [K, pixels], row after row
+
+    def of(self, scores: torch.Tensor) -> torch.Tensor:
+        """[n, pixels], these bins' own out of [K, pixels]."""
+        return scores.view(-1).index_select(0, self._places).view_as(self.dpm)
+
+    def add_to(self, scores: torch.Tensor, values: torch.Tensor) -> None:
+        """Add [n, pixels] to these bins of [K, pixels]."""
+        scores.view(-1).index_add_(0, self._places, values.view(-1))
 
 
 def _reach(depth: torch.Tensor, width: float | torch.Tensor, centers: torch.Tensor, target: Target) -> torch.Tensor:

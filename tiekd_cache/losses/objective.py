@@ -1,9 +1,9 @@
-"""What a training step minimises: a weighted sum of named terms."""
+"""What a training step minimises: a weighted sum of named terms, against one teacher, several, or ground truth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,46 +11,19 @@ from torch import nn
 
 from tiekd_cache.dpm import Bins, check_depth, check_form
 from tiekd_cache.errors import ConfigError, ShapeError
-from tiekd_cache.losses.depth import si, ssim
-from tiekd_cache.losses.fused import Target, dpm_terms
+from tiekd_cache.losses.depth import mse, si, ssim
+from tiekd_cache.losses.fused import Target, dpm_terms, pixel_weights
+from tiekd_cache.losses.loss_config import GT, LossConfig
 from tiekd_cache.losses.masked import masked_mean
 
-TERMS: Mapping[str, tuple[str, ...]] = {
-    "tie-kd": ("dpm", "depth"),
-    "tie-kd-dpm": ("dpm",),
-    "tie-kd-depth": ("depth",),
-    "baseline": ("gt_si",),
+DepthLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+DEPTH_LOSSES: Mapping[str, DepthLoss] = {
+    "ssim": lambda prediction, target, valid_mask: 1 - ssim(prediction, target, valid_mask),
+    "mse": mse,
+    "si": si,
 }
-"""Names of objectives and their terms: `dpm` = mean KL to the teacher's DPM (L_DPM), `depth` = 1 - SSIM to the
-teacher's depth (L_DEPTH), `gt_si` = SI against ground truth where there is any."""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Which objective; the defaults are the paper's for KITTI.
-
-    Attributes:
-        name: `tie-kd`, one of its halves alone (`tie-kd-dpm`, `tie-kd-depth`), or `baseline` (ground truth only).
-        alpha: weight of L_DPM in `tie-kd`, 0..1; L_DEPTH has the rest. The other names have a single term.
-        sigma: width of the teacher's DPM, metres.
-        form: of the teacher's DPM and of the KL, `released` or `gaussian`.
-        scale: multiplies the total, whatever the name. (The release has 10 in TIE-KD and none in the others; AdamW
-            does not notice, only the clipping of gradients does.)
-    """
-
-    name: str = "tie-kd"
-    alpha: float = 0.1
-    sigma: float = 0.8
-    form: str = "released"
-    scale: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.name not in TERMS:
-            raise ConfigError(f"loss.name = '{self.name}' is not known. Use one of: {', '.join(TERMS)}.")
-        if not 0 <= self.alpha <= 1:
-            raise ConfigError(f"loss.alpha = {self.alpha}: the weight of L_DPM must lie in 0..1.")
-        if not 0 < self.scale < math.inf:
-            raise ConfigError(f"loss.scale = {self.scale}: must be positive and finite.")
+"""Terms between two depth maps; with `gt_` before the name, against ground truth instead of the teacher."""
 
 
 @dataclass(frozen=True)
@@ -69,83 +42,180 @@ class ObjectiveResult:
 
 
 class Objective:
-    """Callable on a student's features and head; see `LossConfig` for the settings.
+    """scale * (sum of weight * term), callable on a student's features and head.
 
-    `tie-kd` is scale * (alpha * mean KL + (1 - alpha) * (1 - SSIM)); means are over the pixels that are inside
-    `valid_mask` and have a teacher depth. `baseline` trains the same DPM student, through its expected depth, on
-    ground truth; the paper's baseline is a student without bins.
+    A teacher's pixel counts where it is inside `valid_mask` and not 0, ground truth where it is measured and inside
+    the bins. With several teachers, `dpm` is the mean over the pixels that any of them answers, there with the weights
+    of those that do; the other terms are weighted means of the term against each teacher, over its own pixels.
 
     Attributes:
-        needs_gt: whether ground truth must be handed in.
         weights: term -> its weight, before the scale.
+        scale: multiplies the sum.
+        target: bins, sigma and form of the teacher's DPM.
+        output: the student's, `dpm` (head = 1x1 convolution to the bins' logits) or `depth` (head gives metres).
+        teacher_weights: weight of each teacher, as given; () = all the same.
+        needs_gt: whether ground truth must be handed in.
     """
 
     def __init__(
         self,
-        name: str = "tie-kd",
+        weights: Mapping[str, float],
+        target: Target,
         *,
-        bins: Bins,
-        alpha: float = 0.1,
-        sigma: float = 0.8,
-        form: str = "released",
-        scale: float = 10.0,
+        scale: float = 1.0,
+        output: str = "dpm",
+        teacher_weights: Sequence[float] = (),
     ) -> None:
-        config = LossConfig(name, alpha, sigma, form, scale)
-        check_form(config.form, config.sigma, bins)
-        self.name, self.alpha, self.sigma, self.form, self.scale = name, alpha, sigma, form, scale
-        self.bins = bins
-        both = {"dpm": alpha, "depth": 1 - alpha} if name == "tie-kd" else {}
-        self.weights = {term: both.get(term, 1.0) for term in TERMS[name]}
-        self.needs_gt = "gt_si" in self.weights
+        """Take the parts.
+
+        Raises:
+            ConfigError: `dpm` for a student without a DPM; teacher weights negative, not finite, or all 0.
+            ConfigError, RangeError: a form or width of the target that makes no DPM.
+        """
+        if output not in ("dpm", "depth"):
+            raise ConfigError(f"Student output '{output}' is not known. Use 'dpm' or 'depth'.")
+        if output == "depth" and "dpm" in weights:
+            raise ConfigError(
+                "The loss term 'dpm' needs a student with a DPM, this one's output is 'depth'. Use student.output = "
+                "'dpm', or a loss without it."
+            )
+        if teacher_weights and not (all(0 <= w < math.inf for w in teacher_weights) and any(teacher_weights)):
+            raise ConfigError(
+                f"Teacher weights {list(teacher_weights)}: must be finite, 0 or more, one of them above 0."
+            )
+        check_form(target.form, target.sigma, target.bins, target.sigma_share)
+        self.weights, self.target, self.scale, self.output = dict(weights), target, scale, output
+        self.teacher_weights = tuple(teacher_weights)
+        self.needs_gt = any(term.startswith(GT) for term in weights)
 
     @classmethod
-    def from_config(cls, config: LossConfig, bins: Bins) -> Objective:
-        """The objective that the settings name, over these bins."""
-        return cls(config.name, bins=bins, alpha=config.alpha, sigma=config.sigma, form=config.form, scale=config.scale)
+    def from_config(
+        cls, config: LossConfig, bins: Bins, *, output: str = "dpm", teacher_weights: Sequence[float] = ()
+    ) -> Objective:
+        """The objective that the settings name, over these bins, for a student of this output."""
+        return cls(
+            config.weights,
+            Target(bins, config.sigma, config.form, config.sigma_share),
+            scale=config.total_scale,
+            output=output,
+            teacher_weights=teacher_weights,
+        )
 
     def __call__(
         self,
         features: torch.Tensor,
-        head: nn.Conv2d,
+        head: nn.Module,
         teacher_depth: torch.Tensor,
         valid_mask: torch.Tensor | None,
         gt_depth: torch.Tensor | None = None,
+        rows_cut: int = 0,
     ) -> ObjectiveResult:
-        """The loss of a batch, rows without LiDAR already cut from every argument.
+        """The loss of a batch.
 
         Args:
             features: [B,C,h,w], what the student returns.
-            head: its 1x1 convolution to the K logits.
-            teacher_depth: [B,1,h,w] metres; 0 = missing.
-            valid_mask: [B,1,h,w] bool, where the teacher's depth counts; None = all pixels.
+            head: what the student makes its output with; see `output`.
+            teacher_depth: [B,T,h,w] metres, of T teachers; 0 = missing.
+            valid_mask: [B,T,h,w] bool, where each teacher's depth counts; None = all pixels.
             gt_depth: [B,1,h,w] metres; 0 = missing. The mask says nothing about it.
+            rows_cut: so many rows at the top, where there is no LiDAR, are left out of the losses.
+        Returns:
+            The loss; `student_depth` is without the rows that were cut.
         Raises:
             ShapeError: sizes differ, as for a student whose output is not of the image's size.
             RangeError: a depth that counts lies outside the bins.
-            ConfigError: the objective needs ground truth and got none.
+            ConfigError: the objective needs ground truth and got none, or has weights of another number of teachers.
         """
-        size = (features.shape[0], 1, *features.shape[2:])
-        for name, tensor in (("teacher_depth", teacher_depth), ("valid_mask", valid_mask), ("gt_depth", gt_depth)):
+        batch, _, height, width = features.shape
+        num_teachers = max(1, teacher_depth.shape[1]) if teacher_depth.dim() == 4 else 1
+        for name, tensor, channels in (
+            ("teacher_depth", teacher_depth, num_teachers),
+            ("valid_mask", valid_mask, num_teachers),
+            ("gt_depth", gt_depth, 1),
+        ):
+            size = (batch, channels, height, width)
             if tensor is not None and tensor.shape != size:
                 raise ShapeError(f"{name} is {list(tensor.shape)}, but the features call for {list(size)}.")
-        present = check_depth(teacher_depth, self.bins, valid_mask)
-        target = Target(self.bins, self.sigma, self.form)
-        assert head.bias is not None
-        kl_map, student_depth = dpm_terms(
-            features, head.weight, head.bias, teacher_depth, present.float(), target, with_kl="dpm" in self.weights
-        )
+        shares = self._teacher_shares(num_teachers)
+        if valid_mask is None:
+            valid_mask = torch.ones_like(teacher_depth, dtype=torch.bool)
+        teacher_depth, valid_mask = teacher_depth[:, :, rows_cut:], valid_mask[:, :, rows_cut:]
+        heard = torch.tensor([share > 0 for share in shares], device=features.device)[:, None, None]
+        present = check_depth(teacher_depth, self.target.bins, torch.where(heard, valid_mask, False))
+        kl_map, student_depth = self._student_output(features, head, teacher_depth, present, shares, rows_cut)
         terms: dict[str, torch.Tensor] = {}
-        if "dpm" in self.weights:
-            terms["dpm"] = masked_mean(kl_map, present)
-        if "depth" in self.weights:
-            terms["depth"] = 1 - ssim(student_depth, teacher_depth, present)
-        if "gt_si" in self.weights:
-            terms["gt_si"] = self._against_gt(student_depth, gt_depth)
-        total = self.scale * sum((weight * terms[name] for name, weight in self.weights.items()), kl_map.new_zeros(()))
+        for name in self.weights:
+            if name == "dpm":
+                terms[name] = masked_mean(kl_map, present.any(dim=1, keepdim=True))
+            elif name.startswith(GT):
+                depth, measured = self._ground_truth(gt_depth, rows_cut)
+                terms[name] = _mean_over_teachers(
+                    DEPTH_LOSSES[name.removeprefix(GT)], student_depth, depth, measured, (1.0,)
+                )
+            else:
+                terms[name] = _mean_over_teachers(DEPTH_LOSSES[name], student_depth, teacher_depth, present, shares)
+        trained = (weight * terms[name] for name, weight in self.weights.items() if weight)
+        total = self.scale * sum(trained, student_depth.new_zeros(()))
         return ObjectiveResult(total, {name: term.detach() for name, term in terms.items()}, student_depth.detach())
 
-    def _against_gt(self, student_depth: torch.Tensor, gt_depth: torch.Tensor | None) -> torch.Tensor:
+    def _teacher_shares(self, num_teachers: int) -> tuple[float, ...]:
+        """The weights of the teachers, summing to 1."""
+        weights = self.teacher_weights or (1.0,) * num_teachers
+        if len(weights) != num_teachers:
+            raise ConfigError(
+                f"{len(weights)} teacher weights for {num_teachers} teachers. Give one weight for each, or none."
+            )
+        return tuple(weight / sum(weights) for weight in weights)
+
+    def _student_output(
+        self,
+        features: torch.Tensor,
+        head: nn.Module,
+        teacher_depth: torch.Tensor,
+        present: torch.Tensor,
+        shares: tuple[float, ...],
+        rows_cut: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(KL map, 0 where it is not wanted; student depth), each [B,1,h,w]."""
+        if self.output == "depth":
+            depth: torch.Tensor = head(features)
+            size = (features.shape[0], 1, *features.shape[2:])
+            if depth.shape != size:
+                raise ShapeError(f"The head gives {list(depth.shape)}; with output 'depth' it must be {list(size)}.")
+            depth = depth[:, :, rows_cut:]  # after the head, a 3x3 convolution, which looks at the rows above
+            depth = depth.to(torch.promote_types(depth.dtype, torch.float32))
+            return torch.zeros_like(depth), depth
+        num_bins = self.target.bins.num_bins
+        if not isinstance(head, nn.Conv2d) or head.bias is None or head.out_channels != num_bins:
+            raise ShapeError(f"With output 'dpm' the head must be a 1x1 convolution with bias to {num_bins} logits.")
+        weights = pixel_weights(present, shares)
+        features = features[:, :, rows_cut:]  # before the head, a 1x1 convolution: the same, and cheaper
+        return dpm_terms(
+            features, head.weight, head.bias, teacher_depth, weights, self.target, with_kl="dpm" in self.weights
+        )
+
+    def _ground_truth(self, gt_depth: torch.Tensor | None, rows_cut: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(ground truth, where it is measured and inside the bins)."""
         if gt_depth is None:
-            raise ConfigError(f"Loss '{self.name}' needs ground truth and got none. Train on frames that have it.")
-        inside = (gt_depth >= self.bins.min_depth) & (gt_depth <= self.bins.max_depth)
-        return si(student_depth, gt_depth, inside)
+            wanted = ", ".join(term for term in self.weights if term.startswith(GT))
+            raise ConfigError(f"The loss {wanted} needs ground truth and got none. Train on frames that have it.")
+        gt_depth = gt_depth[:, :, rows_cut:]
+        return gt_depth, (gt_depth >= self.target.bins.min_depth) & (gt_depth <= self.target.bins.max_depth)
+
+
+def _mean_over_teachers(
+    loss: DepthLoss,
+    student_depth: torch.Tensor,
+    depth: torch.Tensor,
+    present: torch.Tensor,
+    shares: tuple[float, ...],
+) -> torch.Tensor:
+    """The weighted mean of a loss against each of T depth maps, of those with a pixel that counts; 0 without any."""
+    total, answered = student_depth.new_zeros(()), student_depth.new_zeros(())
+    for t, share in enumerate(shares):
+        if share:
+            mask = present[:, t : t + 1]
+            weight = share * mask.any().to(student_depth.dtype)
+            total = total + weight * loss(student_depth, depth[:, t : t + 1], mask)
+            answered = answered + weight
+    return total / torch.where(answered > 0, answered, 1)
