@@ -110,7 +110,7 @@ class StopAfter:
     def __exit__(self, *args: object) -> None:
         pass
 
-    def set_postfix(self, **kwargs: object) -> None:
+    def set_postfix(self, *args: object, **kwargs: object) -> None:
         pass
 
     def update(self, count: int = 1) -> None:

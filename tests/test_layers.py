@@ -14,13 +14,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors", "version", "config", "progress", "interrupt", "launch"},
-    {"dpm", "metrics", "bootstrap", "device", "timm_compat", "model_hub"},
+    {"dpm", "metrics", "bootstrap", "device", "timm_compat", "model_hub", "ranks"},
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "agreement", "statistics"},
     {"answering", "filling", "speed", "precompute"},
-    {"run_folder", "training_parts", "evaluate", "recipe", "transfer", "teacher_check", "bench"},
+    {"run_folder", "evaluate", "recipe", "transfer", "teacher_check", "bench"},
     {"results", "comparison"},
-    {"checkpoint", "distill", "stages", "pipeline"},
+    {"training_module", "weight_average", "training_parts"},
+    {"checkpoint", "training_step", "training_loop", "validation", "scalar_log", "distill", "stages", "pipeline"},
     {"cli"},
 ]
 

@@ -73,6 +73,10 @@ ARRIVES: dict[str, tuple[Any, Callable[[TrainingParts], Any]]] = {
     "train.batch_size": (3, lambda p: p.total_steps),
     "train.crop": ((32, 64), lambda p: p.dataset.transform.crop),
     "train.row_cut": (10, lambda p: p.dataset.transform.row_cut),
+    "train.precision": ("bf16", lambda p: p.module.precision),
+    "train.channels_last": (True, lambda p: p.module.channels_last),
+    "train.accumulate": (2, lambda p: p.accumulate),
+    "train.ema_decay": (0.5, lambda p: 0.0 if p.average is None else p.average.decay),
     "train.seed": (9, lambda p: (p.dataset.seed, float(p.student.head.weight.detach().sum()))),
 }
 EXPECTED: dict[str, Any] = {
@@ -93,6 +97,10 @@ ELSEWHERE = {
     "train.workers": "test_workers",
     "train.save_every": "tests/test_distill.py",
     "train.picture_frames": "tests/test_distill.py",
+    "train.compile": "tests/test_training_step.py",
+    "train.validate_every": "tests/test_validation.py",
+    "train.validate_frames": "tests/test_validation.py",
+    "train.tensorboard": "tests/test_validation.py",
 }
 
 

@@ -11,22 +11,30 @@ from tiekd_cache.students.student_io import read_payload, student_payload, write
 from tiekd_cache.training_parts import TrainingParts
 
 
-def save_checkpoint(path: Path, parts: TrainingParts, step: int, run: Mapping[str, Any]) -> None:
-    """Write student, optimiser, schedule and step atomically; a kill leaves the previous checkpoint.
+def save_checkpoint(
+    path: Path, parts: TrainingParts, step: int, run: Mapping[str, Any], best: Mapping[str, float] | None = None
+) -> None:
+    """Write student, average, optimiser, schedule and step atomically; a kill leaves the previous checkpoint.
 
-    No random state is kept because there is none: order and augmentation follow from seed and step
-    (dataset.py), and nothing random happens inside the student.
+    No random state is kept: order and augmentation follow from seed and step (dataset.py), and so does what a
+    student draws (training_step.py).
+
+    Args:
+        run: what the run is trained from, its store's fingerprint among it.
+        best: step and abs_rel of the best validation so far, if any.
     """
     payload = student_payload(parts.student, {"step": step, **run})
     payload["optimiser"] = parts.optimiser.state_dict()
     payload["schedule"] = parts.schedule.state_dict()
     payload["step"] = step
     payload["total_steps"] = parts.total_steps
+    payload["average"] = None if parts.average is None else parts.average.student.state_dict()
+    payload["best"] = None if best is None else dict(best)
     write_payload(path, payload)
 
 
-def load_checkpoint(path: Path, parts: TrainingParts) -> int:
-    """Bring the parts to the checkpoint's state; returns the number of steps done.
+def load_checkpoint(path: Path, parts: TrainingParts) -> tuple[int, dict[str, float] | None]:
+    """Bring the parts to the checkpoint's state; returns the number of steps done, and the best validation so far.
 
     Raises:
         CheckpointError: the file is truncated, or of a run with another student or another length.
@@ -41,6 +49,8 @@ def load_checkpoint(path: Path, parts: TrainingParts) -> int:
         parts.student.load_state_dict(payload["state_dict"])
         parts.optimiser.load_state_dict(payload["optimiser"])
         parts.schedule.load_state_dict(payload["schedule"])
-    except (KeyError, ValueError, RuntimeError) as error:
+        if parts.average is not None:
+            parts.average.student.load_state_dict(payload["average"])
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} does not fit this run: {str(error).splitlines()[0]}. Start a new run.") from None
-    return int(payload["step"])
+    return int(payload["step"]), payload.get("best")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,22 +14,23 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from tiekd_cache.checkpoint import load_checkpoint, save_checkpoint
+from tiekd_cache.checkpoint import load_checkpoint
 from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.dataset import Sample, StepBatches, collate
 from tiekd_cache.distill_config import DistillConfig
-from tiekd_cache.errors import ConfigError, RangeError, StoreError, TiekdError
-from tiekd_cache.interrupt import StopRequest, ignore_interrupts
-from tiekd_cache.progress import ProgressFactory, progress_bar
+from tiekd_cache.errors import ConfigError, StoreError
+from tiekd_cache.interrupt import ignore_interrupts
+from tiekd_cache.progress import ProgressFactory, no_progress_bar, progress_bar
+from tiekd_cache.ranks import Ranks
 from tiekd_cache.run_folder import RunFolder
+from tiekd_cache.scalar_log import ScalarLog
 from tiekd_cache.store import ResponseStore
-from tiekd_cache.students import save_student
+from tiekd_cache.training_loop import InterruptedRunError, TrainingLoop
 from tiekd_cache.training_parts import TrainingParts, build_parts, num_workers
+from tiekd_cache.training_step import ShareOfBatches
 from tiekd_cache.version import __version__
 
-
-class InterruptedRunError(TiekdError):
-    """Ctrl-C stopped a run; what it had learned is saved."""
+__all__ = ["DistillReport", "InterruptedRunError", "choose_frames", "distill"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class DistillReport:
         first_loss: mean total loss over the first tenth of the steps (at least one step).
         last_loss: the same over the last tenth.
         seconds: wall time of this start.
+        best: `step` and `abs_rel` of the validation that best.pt is of; None = without validation, the last step.
     """
 
     run: Path
@@ -48,6 +51,7 @@ class DistillReport:
     first_loss: float
     last_loss: float
     seconds: float
+    best: Mapping[str, float] | None = None
 
 
 def distill(
@@ -58,34 +62,67 @@ def distill(
     *,
     device: torch.device,
     resume: bool = False,
+    other_store: bool = False,
+    validation: FrameSource | None = None,
+    ranks: Ranks | None = None,
     origin: Mapping[str, Any] = MappingProxyType({}),
     progress: ProgressFactory = progress_bar,
+    note: Callable[[str], None] = lambda text: None,
 ) -> DistillReport:
     """Trains the student that `config` names and leaves everything in the run folder.
 
     Args:
         source: the frames to train on; the store must hold a response to each.
-        origin: what else `run.json` shall record, e.g. where the data lie.
         resume: go on from the run folder's last checkpoint; settings are then the run's own.
+        other_store: resume with another store or other frames than the run was trained from; `run.json` records it.
+        validation: frames with ground truth to validate on now and then; None = no validation.
+        ranks: the processes of the run; None = this one alone.
+        origin: what else `run.json` shall record, e.g. where the data lie.
+        note: told what a user should read, a sentence at a time.
     Raises:
         ConfigError, StoreError: settings, run folder and store do not fit together.
-        RangeError: the loss became NaN or infinite; names the step and the frames.
+        NotFiniteError: a loss or gradient became NaN or infinite; names the step's frames.
         InterruptedRunError: Ctrl-C; a checkpoint of the last whole step is saved.
     """
     started = time.monotonic()
+    ranks = Ranks(device=device) if ranks is None else ranks
     resume = resume and RunFolder(run_path).last_checkpoint.exists()
     folder = RunFolder.open(run_path) if resume else RunFolder.unused(run_path)
+    record = _run_record(source, store)
     if resume:
         config = folder.config()
-        _check_same_store(folder, store)
-    parts = build_parts(config, source, store, device, initial_weights=not resume)
-    if not resume:  # only now, so that settings that cannot be built leave no folder behind
-        folder.create(config, {**_run_record(source, store), **origin})
-    done = load_checkpoint(folder.last_checkpoint, parts) if resume else 0
-    folder.cut_metrics(done)
-    _train(config, parts, folder, device, done, progress)
+        _check_same_answers(folder, record, other_store)
+    parts = build_parts(config, source, store, device, initial_weights=not resume, ranks=ranks)
+    done, best = load_checkpoint(folder.last_checkpoint, parts) if resume else (0, None)
+    ranks.gather(done)  # no process may find what the first one writes now
+    scalars = ScalarLog(folder.tensorboard, done) if config.train.tensorboard and ranks.first else None
+    if ranks.first:
+        if not resume:  # only now, so that settings that cannot be built leave no folder behind
+            folder.create(config, {**record, **origin})
+        _note_other_answers(folder, record, done)
+        folder.cut_after(done)
+    loop = TrainingLoop(
+        config,
+        parts,
+        folder,
+        ranks,
+        validation=validation,
+        scalars=scalars,
+        best=best,
+        progress=progress if ranks.first else no_progress_bar,
+        note=note,
+    )
+    try:
+        loop.run(_loader(config, parts, ranks, done), done)
+    finally:
+        if scalars is not None:
+            scalars.close()
+    if ranks.first:
+        if loop.best is None:
+            loop.keep_best()
+        folder.update_run(finished=True)
+    ranks.gather(None)  # the folder is whole before any process reads it
     records = folder.metrics()
-    save_student(folder.best_checkpoint, parts.student, {"step": parts.total_steps, **folder.run()})
     tenth = max(1, len(records) // 10)
     return DistillReport(
         run=run_path,
@@ -93,74 +130,18 @@ def distill(
         first_loss=_mean(record["loss"] for record in records[:tenth]),
         last_loss=_mean(record["loss"] for record in records[-tenth:]),
         seconds=time.monotonic() - started,
+        best=loop.best,
     )
 
 
-def training_step(parts: TrainingParts, batch: Sample, grad_clip: float) -> dict[str, float]:
-    """One optimisation step; returns its named losses, learning rate and gradient norm."""
-    parts.optimiser.zero_grad(set_to_none=True)
-    result = parts.objective(
-        parts.student(batch.image),
-        parts.student.head,
-        batch.teacher_depth,
-        batch.valid_mask,
-        batch.gt_depth,
-        parts.rows_cut,
-    )
-    total = float(result.total.detach())
-    if not math.isfinite(total):
-        raise RangeError(
-            f"The loss is {total} (frames {', '.join(batch.frame_ids)}): training cannot go on. The last checkpoint is "
-            "from before this step; try a lower optimiser.lr, and look at these frames."
-        )
-    result.total.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(parts.student.parameters(), grad_clip)
-    lr = float(parts.schedule.get_last_lr()[0])
-    parts.optimiser.step()
-    parts.schedule.step()
-    terms = {f"l_{name}": float(value) for name, value in result.terms.items()}
-    return {"loss": total, **terms, "lr": lr, "grad_norm": float(norm)}
-
-
-def _train(
-    config: DistillConfig,
-    parts: TrainingParts,
-    folder: RunFolder,
-    device: torch.device,
-    done: int,
-    progress: ProgressFactory,
-) -> None:
-    """The loop; saves on the way, at the end, and when interrupted."""
-    parts.student.train()
-    batches = _loader(config, parts, device, done)
-    with progress(parts.total_steps, f"distill {config.student.name}", "step", done) as bar, StopRequest() as stop:
-        for step, batch in enumerate(batches, start=done + 1):
-            begun = time.monotonic()
-            numbers = training_step(parts, batch.to(device), config.optimiser.grad_clip)
-            seconds = time.monotonic() - begun
-            epoch = step * config.train.batch_size / len(parts.dataset)
-            folder.append_metrics({"step": step, "epoch": round(epoch, 3), **numbers, "seconds": round(seconds, 4)})
-            bar.set_postfix(loss=f"{numbers['loss']:.3f}", refresh=False)
-            bar.update(1)
-            last = step == parts.total_steps
-            if last or stop.requested or step % config.train.save_every == 0:
-                save_checkpoint(folder.last_checkpoint, parts, step, folder.run())
-            if stop.requested and not last:
-                raise InterruptedRunError(
-                    f"Stopped after step {step} of {parts.total_steps}, which is saved. Go on with "
-                    f"`tiekd-cache distill --resume --run {folder.path}`."
-                )
-
-
-def _loader(config: DistillConfig, parts: TrainingParts, device: torch.device, done: int) -> Iterable[Sample]:
-    workers = num_workers(config)
+def _loader(config: DistillConfig, parts: TrainingParts, ranks: Ranks, done: int) -> Iterable[Sample]:
     order = StepBatches(len(parts.dataset), config.train.batch_size, done, parts.total_steps, config.train.seed)
     return DataLoader(
         parts.dataset,
-        batch_sampler=order,
+        batch_sampler=ShareOfBatches(order, ranks, config.train.accumulate),
         collate_fn=collate,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
+        num_workers=num_workers(config),
+        pin_memory=ranks.device.type == "cuda",
         worker_init_fn=ignore_interrupts,
     )
 
@@ -174,18 +155,40 @@ def _run_record(source: FrameSource, store: ResponseStore) -> dict[str, Any]:
         "dataset": source.name,
         "split": source.split,
         "frames": len(source.frame_ids),
+        "frames_digest": hashlib.sha256("\n".join(source.frame_ids).encode()).hexdigest(),
         "tiekd_cache": __version__,
         "torch": torch.__version__,
     }
 
 
-def _check_same_store(folder: RunFolder, store: ResponseStore) -> None:
-    recorded, present = folder.run()["fingerprint"], store.info.schema.fingerprint
-    if recorded != present:
+def _check_same_answers(folder: RunFolder, record: Mapping[str, Any], other_store: bool) -> None:
+    """Raise StoreError unless store and frames are those that the run was trained from, or others are wanted."""
+    before = folder.run()
+    if other_store:
+        return
+    if before["fingerprint"] != record["fingerprint"]:
         raise StoreError(
-            f"The run {folder.path} was trained from store {recorded[:12]}, but {store.info.path} is {present[:12]}: "
-            "other answers. Name the run's own store, or start a new run."
+            f"The run {folder.path} was trained from store {before['fingerprint'][:12]}, but {record['store']} is "
+            f"{record['fingerprint'][:12]}: other answers. Name the run's own store, start a new run, or pass "
+            "--other-store to go on with these."
         )
+    if before.get("frames_digest", record["frames_digest"]) != record["frames_digest"]:
+        raise StoreError(
+            f"The run {folder.path} was trained on {before['frames']} frames, but these {record['frames']} are others: "
+            "the order would be another. Name the run's own split, start a new run, or pass --other-store."
+        )
+
+
+def _note_other_answers(folder: RunFolder, record: Mapping[str, Any], done: int) -> None:
+    """Record in run.json that the run goes on with another store or other frames, and since which step."""
+    before = folder.run()
+    keys = ("store", "fingerprint", "teacher", "frames", "frames_digest")
+    unchanged = before["fingerprint"], before.get("frames_digest", record["frames_digest"])
+    if unchanged == (record["fingerprint"], record["frames_digest"]):
+        return
+    earlier = {**{key: before.get(key) for key in keys}, "until_step": done}
+    changed = {key: record[key] for key in keys}
+    folder.update_run(**changed, earlier_stores=[*before.get("earlier_stores", []), earlier])
 
 
 def _mean(values: Iterable[float]) -> float:

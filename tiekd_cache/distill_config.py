@@ -67,7 +67,7 @@ class TrainConfig:
     Attributes:
         epochs: passes over the frames; not used where `steps` is given.
         steps: iterations, or None for `epochs`.
-        batch_size: samples a step.
+        batch_size: samples a step, over all processes and forward passes together.
         crop: (height, width) of the training crop, pixels.
         row_cut: rows at the top of the images that carry no measurements and are cut before the losses; None = by
             the data set: 110 for KITTI, 0 for others.
@@ -76,6 +76,14 @@ class TrainConfig:
         workers: processes that prepare samples; None = by the number of cores. Never changes the result.
         save_every: steps between checkpoints.
         picture_frames: rows of the picture grid.
+        precision: of the student up to its features, `float32` or `bf16`; losses and weights are float32.
+        channels_last: memory layout of the student; None = on a GPU in bf16.
+        compile: run the student through `torch.compile`.
+        accumulate: forward passes that a step's samples are divided into, for memory; BatchNorm sees one at a time.
+        ema_decay: share of the old that the running average of the weights keeps a step, e.g. 0.999; 0 = none.
+        validate_every: steps between validations; None = an epoch.
+        validate_frames: frames of the test split that are validated on; 0 = none.
+        tensorboard: write metrics for TensorBoard too.
     """
 
     epochs: int = 24
@@ -88,16 +96,37 @@ class TrainConfig:
     workers: int | None = None
     save_every: int = 500
     picture_frames: int = 4
+    precision: str = "float32"
+    channels_last: bool | None = None
+    compile: bool = False
+    accumulate: int = 1
+    ema_decay: float = 0.0
+    validate_every: int | None = None
+    validate_frames: int = 64
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps", "batch_size", "limit_frames", "save_every"):
+        for name in ("epochs", "steps", "batch_size", "limit_frames", "save_every", "accumulate", "validate_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"train.{name} = {value}: must be at least 1.")
+        for name in ("picture_frames", "validate_frames"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"train.{name} = {getattr(self, name)}: must be at least 0; 0 = none.")
+        if self.precision not in ("float32", "bf16"):
+            raise ConfigError(f'train.precision = "{self.precision}" is not known. Use float32 or bf16.')
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"train.ema_decay = {self.ema_decay}: must be at least 0 and less than 1; 0 = none.")
 
     def total_steps(self, num_frames: int) -> int:
         """Iterations of the whole run."""
         return self.steps if self.steps is not None else -(-self.epochs * num_frames // self.batch_size)
+
+    def validation_steps(self, num_frames: int) -> set[int]:
+        """After which steps to validate: early, so that mistakes show at once; regularly; and after the last one."""
+        total = self.total_steps(num_frames)
+        every = self.validate_every if self.validate_every is not None else -(-num_frames // self.batch_size)
+        return {min(100, max(1, total // 100)), *range(every, total, every), total}
 
 
 @dataclass(frozen=True)

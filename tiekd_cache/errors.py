@@ -11,6 +11,10 @@ class TiekdError(Exception):
     """Base of every error that a user can mend."""
 
 
+class SharedError(TiekdError):
+    """One that every process of a run meets at the same time: the first of them says it, the others end silently."""
+
+
 class ConfigError(TiekdError):
     """A setting is unknown, of the wrong type, or contradicts another one."""
 

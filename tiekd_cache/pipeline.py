@@ -73,7 +73,7 @@ def run_recipe(
     del teacher
     store = open_store(recipe.store_path)
     run_path = Path(recipe.out) / "run"
-    _distill_or_skip(recipe, train, run_path, progress, note)
+    _distill_or_skip(recipe, train, test, run_path, progress, note)
     rows = [*_baselines(recipe, test, store, progress)] if recipe.baselines else []
     student = load_student(run_path / "best.pt", device=str(resolve_device(recipe.device)))
     rows.append(("student, distilled", evaluate(student, test, recipe.evaluate, store=store, progress=progress)))
@@ -130,14 +130,16 @@ def _open_data(recipe: Recipe, progress: ProgressFactory, note: Note) -> tuple[D
     return train, test
 
 
-def _distill_or_skip(recipe: Recipe, train: DataSet, run_path: Path, progress: ProgressFactory, note: Note) -> None:
+def _distill_or_skip(
+    recipe: Recipe, train: DataSet, test: DataSet, run_path: Path, progress: ProgressFactory, note: Note
+) -> None:
     folder = RunFolder(run_path)
     started = folder.last_checkpoint.exists()
     if started and to_mapping(folder.config()) != to_mapping(recipe.distill):
         raise ConfigError(
             f"{run_path} holds a run with other settings (see its config.toml). Remove it, or set another `out`."
         )
-    if started and folder.best_checkpoint.exists():
+    if started and folder.is_finished():
         note(f"Run: {run_path} is finished already")
         if not folder.pictures.exists():
             store = open_store(recipe.store_path)
@@ -150,6 +152,7 @@ def _distill_or_skip(recipe: Recipe, train: DataSet, run_path: Path, progress: P
         run_path,
         device=recipe.device,
         resume=started,
+        validation=test,
         given=_given(recipe, train),
         progress=progress,
         note=note,

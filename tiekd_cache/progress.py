@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from tqdm import tqdm
@@ -30,6 +31,11 @@ def progress_bar(total: int, description: str, unit: str, done: int = 0) -> tqdm
         dynamic_ncols=True,
         smoothing=0.1,
     )
+
+
+def beside_bars() -> AbstractContextManager[None]:
+    """While entered, bars are taken off the terminal, so that a sentence has a line of its own."""
+    return tqdm.external_write_mode(file=sys.stderr)  # type: ignore[no-any-return]
 
 
 def no_progress_bar(total: int, description: str, unit: str, done: int = 0) -> tqdm[Any]:

@@ -4,7 +4,9 @@ runs/resnet18-lidar-20260101-120000/
     config.toml      every setting, as resolved
     run.json         store fingerprint, teacher, frames, versions
     metrics.jsonl    a line a step
+    validation.jsonl a line a validation
     last.pt          everything needed to go on; best.pt: the weights to use
+    tensorboard/     the same numbers for TensorBoard, where asked for
     loss.png pictures.png
 """
 
@@ -30,6 +32,8 @@ class RunFolder:
         self.config_file = path / "config.toml"
         self.run_file = path / "run.json"
         self.metrics_file = path / "metrics.jsonl"
+        self.validation_file = path / "validation.jsonl"
+        self.tensorboard = path / "tensorboard"
         self.last_checkpoint = path / "last.pt"
         self.best_checkpoint = path / "best.pt"
         self.loss_picture = path / "loss.png"
@@ -51,7 +55,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.config_file, to_toml(config))
             write_text(self.run_file, json.dumps(run, indent=2) + "\n")
-            self.metrics_file.unlink(missing_ok=True)
+            for stale in (self.metrics_file, self.validation_file, self.best_checkpoint):
+                stale.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
         except OSError as error:
             raise DataError(
                 f"Cannot write the run folder {self.path}: {error.strerror}. Choose another --run."
@@ -77,26 +82,44 @@ class RunFolder:
             raise ConfigError(f"{self.run_file} cannot be read ({error}). Start a new run.") from None
         return run
 
-    def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as lines:
+    def update_run(self, **changes: Any) -> None:
+        """Add to the record of what the run was trained from, or change it."""
+        write_text(self.run_file, json.dumps({**self.run(), **changes}, indent=2) + "\n")
+
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end, and best.pt is its result."""
+        return self.best_checkpoint.exists() and bool(self.run().get("finished"))
+
+    def append(self, file: Path, record: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl or validation.jsonl."""
+        with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every whole line of metrics.jsonl; a torn last line, as a kill leaves it, is not counted."""
-        records: list[dict[str, Any]] = []
-        if self.metrics_file.exists():
-            for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-                try:
-                    records.append(json.loads(line))
-                except ValueError:
-                    break
-        return records
+        return _records(self.metrics_file)
 
-    def cut_metrics(self, step: int) -> None:
+    def validations(self) -> list[dict[str, Any]]:
+        """The same of validation.jsonl."""
+        return _records(self.validation_file)
+
+    def cut_after(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them anew."""
-        kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
-        write_text(self.metrics_file, "".join(kept))
+        for file in (self.metrics_file, self.validation_file):
+            if file.exists():
+                kept = [json.dumps(record) + "\n" for record in _records(file) if record["step"] <= step]
+                write_text(file, "".join(kept))
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    if file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+    return records
 
 
 def new_run_path(student: str, teacher: str, root: Path = Path("runs")) -> Path:

@@ -15,11 +15,14 @@ from tiekd_cache.distill import DistillReport, choose_frames, distill
 from tiekd_cache.distill_config import DistillConfig, StudentConfig
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import predict_depth
+from tiekd_cache.launch import Launch
 from tiekd_cache.pictures import GridRow, loss_curve, picture_grid
 from tiekd_cache.progress import ProgressFactory, progress_bar
+from tiekd_cache.ranks import together
 from tiekd_cache.run_folder import RunFolder, new_run_path
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.students import Student, load_student
+from tiekd_cache.validation import validation_frames
 
 
 def run_distill(
@@ -31,6 +34,8 @@ def run_distill(
     device: str = "auto",
     resume: bool = False,
     allow_partial: bool = False,
+    other_store: bool = False,
+    validation: DataSet | None = None,
     given: Mapping[str, Any] | None = None,
     progress: ProgressFactory = progress_bar,
     note: Callable[[str], None] = lambda text: None,
@@ -40,6 +45,9 @@ def run_distill(
     Args:
         source: the frames of a split.
         run_path: the run's folder; None for a new one under runs/.
+        device: `auto` and `cuda` are a GPU of its own for each process that `torchrun` started.
+        other_store: go on with another store, or other frames, than the run was trained from.
+        validation: the test split; None = no validation.
         given: how the caller named the data (`kitti`, `nyu` or `images`, `split`, …), recorded so that they are found
             again; None = by the source's own root.
     Raises:
@@ -61,10 +69,27 @@ def run_distill(
     if not store.info.schema.teacher["trained"]:
         note(f"UNTRAINED: the store {store_path} was made by a {teacher} with random weights.")
     path = run_path if run_path is not None else new_run_path(config.student.name, teacher)
-    chosen = resolve_device(device)
+    launch = Launch.from_environment()
+    chosen = resolve_device(launch.device(device))
+    validated = validation_frames(validation, config.train.validate_frames, note) if launch.rank == 0 else None
     origin = {"data": str(source.root), "source": {source.name: str(source.root)} if given is None else dict(given)}
-    report = distill(config, frames, store, path, device=chosen, resume=resume, origin=origin, progress=progress)
-    draw_pictures(path, frames, store, chosen)
+    with together(launch, chosen) as ranks:
+        report = distill(
+            config,
+            frames,
+            store,
+            ranks.gather(path)[0],
+            device=chosen,
+            resume=resume,
+            other_store=other_store,
+            validation=validated,
+            ranks=ranks,
+            origin=origin,
+            progress=progress,
+            note=note,
+        )
+    if launch.rank == 0:
+        draw_pictures(report.run, frames, store, chosen)
     return report
 
 

@@ -16,6 +16,7 @@ from tiekd_cache.cli.distill import distill
 from tiekd_cache.cli.doctor import doctor
 from tiekd_cache.cli.evaluate import evaluate
 from tiekd_cache.cli.exchange import export_store, import_files
+from tiekd_cache.cli.export_student import export_student
 from tiekd_cache.cli.precompute import precompute
 from tiekd_cache.cli.run import run
 from tiekd_cache.cli.store import info, verify
@@ -47,6 +48,7 @@ for _command in (
     verify,
     import_files,
     export_store,
+    export_student,
     run,
     doctor,
     bench,

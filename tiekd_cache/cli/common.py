@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from tiekd_cache.errors import TiekdError
+from tiekd_cache.errors import SharedError, TiekdError
 from tiekd_cache.launch import Launch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -23,7 +23,11 @@ class ErrorsInOneLine(click.Group):
         try:
             return super().invoke(ctx)
         except TiekdError as error:
-            click.echo(f"Error: {error}", err=True)
+            rank = Launch.from_environment().rank
+            if rank == 0:
+                click.echo(f"Error: {error}", err=True)
+            elif not isinstance(error, SharedError):
+                click.echo(f"Error (process {rank}): {error}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +27,9 @@ _TERMS = (
     "Instead of --loss, a sum of dpm, ssim, mse, si (to the teacher) and gt_ssim, gt_mse, gt_si (to ground truth); "
     "may be given several times."
 )
+
+if TYPE_CHECKING:
+    from tiekd_cache.distill import DistillReport
 
 
 def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Command], Command]:
@@ -72,6 +75,17 @@ def _term(text: str) -> tuple[str, float]:
 @_setting("--seed", "train.seed", "Of weights, order and augmentation.  [default: 0]", type=int)
 @_setting("--workers", "train.workers", "Loader processes.  [default: by the cores]", type=int)
 @_setting("--limit-frames", "train.limit_frames", "Use only the first so many frames.", type=int)
+@_setting("--precision", "train.precision", "float32 or bf16.  [default: float32]")
+@_setting("--accumulate", "train.accumulate", "Forward passes a step is divided into.  [default: 1]", type=int)
+@_setting("--ema-decay", "train.ema_decay", "Average the weights, e.g. 0.999.  [default: 0 = no]", type=float)
+@_setting("--compile/--no-compile", "train.compile", "Compile the student.  [default: no]")
+@_setting("--validate-every", "train.validate_every", "Steps between validations.  [default: an epoch]", type=int)
+@_setting("--validate-frames", "train.validate_frames", "Frames validated on, 0 = none.  [default: 64]", type=int)
+@_setting("--save-every", "train.save_every", "Steps between checkpoints.  [default: 500]", type=int)
+@_setting("--tensorboard/--no-tensorboard", "train.tensorboard", "Write TensorBoard events too.  [default: no]")
+@click.option(
+    "--other-store", is_flag=True, help="With --resume: go on with another store, or other frames; it is recorded."
+)
 @click.option("--allow-partial", is_flag=True, help="Train from a store that is not finished, on the frames it has.")
 @device_option
 @json_option
@@ -82,12 +96,15 @@ def distill(
     config: Path | None,
     overrides: tuple[str, ...],
     terms: tuple[str, ...],
+    other_store: bool,
     allow_partial: bool,
     device: str,
     as_json: bool,
     **given: Any,
 ) -> None:
     """Stage two: train a compact student from the cached responses. The teacher is not needed any more.
+
+    Started by torchrun, the processes train one student together, each on a GPU of its own.
 
     \b
     Examples:
@@ -102,6 +119,7 @@ def distill(
     """
     from tiekd_cache.config import apply_overrides, from_mapping, read_toml, set_value
     from tiekd_cache.distill_config import DistillConfig
+    from tiekd_cache.launch import Launch
     from tiekd_cache.run_folder import RunFolder, newest_run
     from tiekd_cache.stages import run_distill
 
@@ -126,6 +144,7 @@ def distill(
         resolved = from_mapping(DistillConfig, mapping)
     store = store if store is not None else only_store()
     source, how = open_and_record(given, "train")
+    validation = _test_split(source, how) if resolved.train.validate_frames else None
     report = run_distill(
         resolved,
         source,
@@ -134,15 +153,40 @@ def distill(
         device=device,
         resume=resume,
         allow_partial=allow_partial,
+        other_store=other_store,
+        validation=validation,
         given=how,
         note=note,
     )
+    if Launch.from_environment().rank == 0:
+        _print_report(report, as_json)
+
+
+def _test_split(source: Any, how: dict[str, Any]) -> Any:
+    """The usual test split beside the training data; None where there is none, or it holds training frames."""
+    from tiekd_cache.data.kitti import KittiFrames
+    from tiekd_cache.data.nyu import open_nyu
+    from tiekd_cache.errors import DataError
+
+    if "images" in how:
+        return None
+    open_data: Callable[..., Any] = open_nyu if "nyu" in how else KittiFrames.open
+    try:
+        test = open_data(Path(how["nyu"]) if "nyu" in how else source.root, None, purpose="test", skip_missing=True)
+    except DataError:
+        return None
+    return None if set(test.frame_ids) & set(source.frame_ids) else test
+
+
+def _print_report(report: DistillReport, as_json: bool) -> None:
+    best = dict(report.best) if report.best is not None else None
     print_result(
         {
             "run": str(report.run),
             "steps": report.steps,
             "loss_first": round(report.first_loss, 4),
             "loss_last": round(report.last_loss, 4),
+            "best": best,
             "seconds": round(report.seconds, 1),
             "student": str(report.run / "best.pt"),
             "pictures": str(report.run / "pictures.png"),

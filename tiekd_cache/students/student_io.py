@@ -16,6 +16,7 @@ import torch
 
 from tiekd_cache.dpm import Bins
 from tiekd_cache.errors import CheckpointError, ConfigError
+from tiekd_cache.students.safetensors_file import read_safetensors, write_safetensors
 from tiekd_cache.students.student import Student, build_student
 
 FORMAT = "tiekd-student/1"
@@ -60,23 +61,14 @@ def write_payload(path: Path, payload: Mapping[str, Any]) -> None:
 
 
 def read_payload(path: Path) -> dict[str, Any]:
-    """What `write_payload` wrote, tensors on the CPU; checksums are verified, no code in the file is run.
+    """What `write_payload` or `export_student` wrote, tensors on the CPU; no code in the file is run.
+
+    Checksums are verified (a safetensors file has none).
 
     Raises:
         CheckpointError: the file is absent, truncated, damaged, of a newer format or no student's.
     """
-    if not path.is_file():
-        raise CheckpointError(f"No checkpoint at {path}. Check the path; `tiekd-cache distill` makes one.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path} is damaged (checksum of {damaged}). Copy it again, or train again.")
-        payload: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _READ_ERRORS as error:
-        raise CheckpointError(
-            f"{path} is truncated or no checkpoint of ours ({_first_line(error)}). Copy it again, or train again."
-        ) from None
+    payload: Any = read_safetensors(path) if path.suffix == ".safetensors" else _read_archive(path)
     payload = payload if isinstance(payload, dict) else {}
     version = payload.get("format")
     if version != FORMAT:
@@ -90,6 +82,21 @@ def read_payload(path: Path) -> dict[str, Any]:
     return dict(payload)
 
 
+def _read_archive(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"No checkpoint at {path}. Check the path; `tiekd-cache distill` makes one.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged (checksum of {damaged}). Copy it again, or train again.")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _READ_ERRORS as error:
+        raise CheckpointError(
+            f"{path} is truncated or no checkpoint of ours ({_first_line(error)}). Copy it again, or train again."
+        ) from None
+
+
 def save_student(path: str | Path, student: Student, meta: Mapping[str, Any]) -> None:
     """Write a student to a file, atomically.
 
@@ -101,6 +108,23 @@ def save_student(path: str | Path, student: Student, meta: Mapping[str, Any]) ->
         CheckpointError: the file cannot be written.
     """
     write_payload(Path(path), student_payload(student, meta))
+
+
+def export_student(source: Path, target: Path) -> int:
+    """Write the student of a training checkpoint or another file by itself; returns the new file's bytes.
+
+    Args:
+        target: `.pt`, as `save_student` writes it, or `.safetensors`; `load_student` takes both.
+    Raises:
+        CheckpointError: `source` is no student's file, or `target` cannot be written.
+        ConfigError: another suffix.
+    """
+    if target.suffix not in (".pt", ".safetensors"):
+        raise ConfigError(f"{target}: a student goes into a file that ends in .pt or .safetensors.")
+    payload = read_payload(source)
+    student = {key: payload[key] for key in ("format", *_KEYS)}
+    (write_safetensors if target.suffix == ".safetensors" else write_payload)(target, student)
+    return target.stat().st_size
 
 
 def load_student(path: str | Path, device: str | torch.device = "cpu") -> Student:

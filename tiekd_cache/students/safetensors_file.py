@@ -1,0 +1,54 @@
+"""Students in safetensors files: weights and settings, nothing that could be run, read by many tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from tiekd_cache.errors import CheckpointError
+
+
+def write_safetensors(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write the payload of a student's file; format, settings and meta become the file's metadata, as JSON.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in payload["state_dict"].items()}
+    metadata = {"format": str(payload["format"]), **{key: json.dumps(payload[key]) for key in ("settings", "meta")}}
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        safetensors.torch.save_file(tensors, aside, metadata=metadata)
+        aside.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"Cannot write {path}: {str(error).splitlines()[0]}. Choose another file.") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """What `write_safetensors` wrote.
+
+    Raises:
+        CheckpointError: the file is absent, truncated, or no student's.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"No checkpoint at {path}. Check the path; `tiekd-cache export-student` makes one.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+        said = {key: json.loads(metadata[key]) for key in ("settings", "meta")}
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CheckpointError(f"{path} is truncated or no safetensors file ({reason}). Copy it again.") from None
+    except (KeyError, ValueError):
+        raise CheckpointError(
+            f"{path} lacks a student's settings in its metadata: it was not written by `tiekd-cache export-student`."
+        ) from None
+    return {"format": metadata.get("format"), "state_dict": state, **said}

@@ -1,0 +1,81 @@
+"""Student and objective as one module: images and maps in, the loss out, in the precision that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from tiekd_cache.dataset import Sample
+from tiekd_cache.errors import ConfigError, DeviceError, TiekdError
+from tiekd_cache.losses.objective import Objective
+from tiekd_cache.students import Student
+
+
+class TrainingModule(nn.Module):
+    """One forward pass of training.
+
+    One module, because the head's weights are used by the objective, outside of the student's own forward pass:
+    `DistributedDataParallel` averages the gradients of what the wrapped module's forward uses.
+
+    Args:
+        student: what learns.
+        objective: what it learns.
+        rows_cut: rows at the top that do not count.
+        precision: of the student up to its features, `float32` or `bf16`; head and losses are float32.
+        channels_last: images come in that memory layout, as the weights have.
+        compiled: run the student's forward pass through `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        objective: Objective,
+        *,
+        rows_cut: int,
+        precision: str = "float32",
+        channels_last: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.student, self.objective = student, objective
+        self.rows_cut, self.precision, self.channels_last = rows_cut, precision, channels_last
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+        if compiled:  # the method, not the module: prediction, at other sizes, stays as it is
+            self._compiled = torch.compile(student.forward)
+        self._tried = False
+
+    def forward(self, batch: Sample) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """(total loss with gradient, its terms by name, detached) of a batch."""
+        image = batch.image.contiguous(memory_format=torch.channels_last) if self.channels_last else batch.image
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            features = self._features(image)
+        if self.student.output == "depth":  # its head is a convolution in float32
+            features = features.float()
+        result = self.objective(
+            features, self.student.head, batch.teacher_depth, batch.valid_mask, batch.gt_depth, self.rows_cut
+        )
+        return result.total, result.terms
+
+    def _features(self, image: torch.Tensor) -> torch.Tensor:
+        if self._compiled is None:
+            features: torch.Tensor = self.student(image)
+            return features
+        try:
+            features = self._compiled(image)
+        except TiekdError:
+            raise
+        except Exception as error:  # compilers fail in many ways; whatever it is, the user can do without
+            if self._tried:
+                raise
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ConfigError(f"Compiling the student failed ({lines[0]}): leave train.compile out.") from error
+        self._tried = True
+        return features
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise DeviceError where the device does not compute in the precision."""
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise DeviceError(f'Device {device} does not compute in bf16: use train.precision = "float32".')
