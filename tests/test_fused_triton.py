@@ -20,6 +20,9 @@ from tiekd_cache.losses import fused_triton
 pytest.importorskip("triton", reason="triton is not installed")
 
 KERNELS = ("forward_kernel", "features_gradient_kernel", "head_gradient_kernel")
+CONTIGUOUS = {"stride_p": 1, "grad_stride_p": 1}
+CHANNELS_LAST = {"stride_c": 1, "grad_stride_c": 1}
+ONE_TILE = {**CONTIGUOUS, "sample_tiles": 1, "num_tiles": 1, "chunk_tiles": 1}
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 
 
@@ -43,7 +46,7 @@ def check(case: Case, found: Errors, slack: float = 1.0) -> None:
     assert found.kl <= 2e-5 * slack
     assert max(found.features, found.weight, found.bias) <= gradient
     assert found.unweighted_kl == 0
-    assert found.dtypes == ["float32"] * 2 + [case.dtype] * 3
+    assert found.dtypes == ["float32"] * 2 + [case.dtype] + [case.head_dtype or case.dtype] * 2
     assert found.repeatable
 
 
@@ -59,7 +62,7 @@ def test_triton_is_not_imported_before_it_is_used(interpreted: dict[str, Any]) -
 
 
 def build(kernel: str, capability: int, dtype: torch.dtype, channels: int, constants: dict[str, Any]) -> Any:
-    """A kernel compiled as its launch with contiguous features would have it compiled."""
+    """A kernel compiled as a launch would have it compiled, whose numbers that are 1 are among the constants."""
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -68,10 +71,10 @@ def build(kernel: str, capability: int, dtype: torch.dtype, channels: int, const
     function = getattr(fused_triton_kernels, kernel)
     blocks = fused_triton.blocks(dtype, channels)
     constants = {
-        **constants,
-        **{"C": channels, "WITH_KL": True, "stride_p": 1, "grad_stride_p": 1, "BLOCK_OUT": blocks.out},
+        **{"C": channels, "WITH_KL": True, "BLOCK_OUT": blocks.out},
         **{"BLOCK_P": blocks.pixels, "BLOCK_K": blocks.bins, "BLOCK_C": blocks.channels},
         **fused_triton.precisions(dtype),
+        **constants,
     }
     signature, attributes = {}, {}
     for i, name in enumerate(function.arg_names):
@@ -119,20 +122,35 @@ def compiler_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("compiler_cache")
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernels_compile_without_a_gpu(kernel: str) -> None:
-    compile_and_check(kernel, 80, torch.bfloat16, 128, K=257, T=1, RELEASED=True)
+    compile_and_check(kernel, 80, torch.bfloat16, 128, K=257, T=1, RELEASED=True, **CONTIGUOUS)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler_cache")
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", POINTERS)
-@pytest.mark.parametrize(("channels", "bins", "teachers"), [(128, 257, 1), (8, 49, 2), (512, 1024, 3)])
-@pytest.mark.parametrize("released", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "channels", "bins", "teachers", "released", "numbers"),
+    [
+        (torch.float32, 128, 257, 1, True, CONTIGUOUS),
+        (torch.float32, 8, 49, 2, False, ONE_TILE),
+        (torch.bfloat16, 128, 257, 1, False, CHANNELS_LAST),
+        (torch.bfloat16, 512, 1024, 3, True, {}),
+        (torch.float16, 128, 257, 2, True, CONTIGUOUS),
+        (torch.float16, 16, 80, 1, False, ONE_TILE),
+    ],
+)
 def test_kernels_of_every_kind_compile(
-    kernel: str, capability: int, dtype: torch.dtype, channels: int, bins: int, teachers: int, released: bool
+    kernel: str,
+    capability: int,
+    dtype: torch.dtype,
+    channels: int,
+    bins: int,
+    teachers: int,
+    released: bool,
+    numbers: dict[str, int],
 ) -> None:
-    compile_and_check(kernel, capability, dtype, channels, K=bins, T=teachers, RELEASED=released)
+    compile_and_check(kernel, capability, dtype, channels, K=bins, T=teachers, RELEASED=released, **numbers)
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,10 @@ class LogBins(Bins):
 
 @dataclass(frozen=True)
 class Case:
-    """A problem: sizes, dtype of features and head, bins, widths, and how the features lie in memory.
+    """A problem: sizes, dtypes of features and head, bins, widths, and how the features lie in memory.
 
     Attributes:
+        head_dtype: of weight and bias; empty = as the features.
         programs: HEAD_PROGRAMS; few of them work on many tiles each.
         snapped: depths lie three quarters into their bins. For 257 bins and sigma 0.8 m no bin is then on the density
             floor, in by one rounding and out by another, as is one of about a hundred thousand otherwise.
@@ -41,6 +42,7 @@ class Case:
 
     form: str = "released"
     dtype: str = "float32"
+    head_dtype: str = ""
     size: tuple[int, int, int, int] = (1, 16, 5, 7)
     teachers: int = 2
     num_bins: int = 49
@@ -64,6 +66,7 @@ CASES = {
         "two teachers": Case(form),
         "bfloat16": Case(form, "bfloat16", teachers=1),
         "float16": Case(form, "float16", teachers=1),
+        "bfloat16 features of autocast": Case(form, "bfloat16", "float32", num_bins=19, sigma=3.0),
         "257 bins": Case(form, size=(1, 8, 5, 7), teachers=1, num_bins=257, sigma=0.8),
         "tiles and blocks of channels": Case(form, size=(2, 72, 5, 9), teachers=1, num_bins=35, programs=6),
         "log bins, growing width": Case(form, sigma_share=0.05, log_bins=True, teachers=1),
@@ -97,7 +100,7 @@ def problem(case: Case, device: str = "cpu") -> dict[str, torch.Tensor]:
     """features, weight, bias (with gradients), teacher_depth [B,T,H,W] (NaN where it does not count) and weights."""
     g = torch.Generator().manual_seed(7)
     batch, channels, height, width = case.size
-    dtype = getattr(torch, case.dtype)
+    dtype, head_dtype = (getattr(torch, name) for name in (case.dtype, case.head_dtype or case.dtype))
     low, high = case.bins.min_depth + 0.5, case.bins.max_depth
     depth = torch.rand(batch, case.teachers, height, width, generator=g) * (high - low) + low
     if case.snapped:
@@ -112,8 +115,8 @@ def problem(case: Case, device: str = "cpu") -> dict[str, torch.Tensor]:
         features = features.contiguous(memory_format=torch.channels_last)
     tensors = {
         "features": features[..., ::2] if case.layout == "slices" else features,
-        "weight": (4 / channels**0.5 * torch.randn(case.num_bins, channels, 1, 1, generator=g)).to(device, dtype),
-        "bias": torch.randn(case.num_bins, generator=g).to(device, dtype),
+        "weight": (4 / channels**0.5 * torch.randn(case.num_bins, channels, 1, 1, generator=g)).to(device, head_dtype),
+        "bias": torch.randn(case.num_bins, generator=g).to(device, head_dtype),
     }
     tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
     depth = torch.where(weights > 0, depth, torch.nan)
@@ -122,7 +125,9 @@ def problem(case: Case, device: str = "cpu") -> dict[str, torch.Tensor]:
 
 def oracle(case: Case, p: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Both maps and the three gradients from `dpm_kl` and `dpm_to_depth`, in float32 on the rounded inputs."""
-    features, weight, bias = (p[name].detach().float().requires_grad_() for name in INPUTS)
+    features, weight, bias = (p[name].detach() for name in INPUTS)
+    weight = weight.to(features.dtype)
+    features, weight, bias = (x.float().requires_grad_() for x in (features, weight, bias))
     logits = torch.einsum("bchw,kc->bkhw", features, weight[:, :, 0, 0]) + bias[:, None, None]
     kl_map = torch.zeros_like(p["weights"][:, :1])
     for t in range(case.teachers if case.with_kl else 0):
@@ -169,7 +174,7 @@ def errors(case: Case, device: str = "cpu") -> Errors:
     ]
     nobody = (p["weights"] == 0).all(1, keepdim=True)
     return Errors(
-        float((maps[1] - depth).abs().max()), float((maps[0] - kl).abs().max()), *relative, 
+        float((maps[1] - depth).abs().max()), float((maps[0] - kl).abs().max()), *relative,
         float(maps[0][nobody].abs().max()) if nobody.any() else 0.0,
         [str(x.dtype).removeprefix("torch.") for x in [*maps, *gradients]],
         gradients[0].stride() == p["features"].stride(),

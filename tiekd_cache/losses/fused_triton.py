@@ -97,7 +97,7 @@ def dpm_terms_triton(
     return cast(
         "tuple[torch.Tensor, torch.Tensor]",
         _Terms.apply(  # type: ignore[no-untyped-call]
-            features, weight, bias, teacher_depth, weights, bin_centers, (sigma, sigma_share), form, with_kl
+            features, weight, bias, teacher_depth, weights, bin_centers, sigma, sigma_share, form, with_kl
         ),
     )
 
@@ -147,7 +147,8 @@ class _Terms(torch.autograd.Function):
         teacher_depth: torch.Tensor,
         weights: torch.Tensor,
         bin_centers: torch.Tensor,
-        sigmas: tuple[float, float],
+        sigma: float,
+        sigma_share: float,
         form: str,
         with_kl: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,11 +163,11 @@ class _Terms(torch.autograd.Function):
             teacher_depth.float().contiguous(),
             weights.float().contiguous(),
         ]
-        kl_map, student_depth, log_norm, constant = torch.zeros(
-            (4, batch, *features.shape[2:]), dtype=torch.float32, device=features.device
-        ).unsqueeze(2)
+        kl_map, student_depth, log_norm, constant = (
+            torch.zeros((batch, 1, *features.shape[2:]), dtype=torch.float32, device=features.device) for _ in range(4)
+        )
         teacher_norm = torch.empty((batch, num_teachers, num_pixels), dtype=torch.float32, device=features.device)
-        call = _Call(flat, len(bias), num_teachers, sigmas, form, with_kl)
+        call = _Call(flat, len(bias), num_teachers, (float(sigma), float(sigma_share)), form, with_kl)
         call.launch(
             "forward_kernel",
             (batch * call.sample_tiles,),
@@ -186,7 +187,7 @@ class _Terms(torch.autograd.Function):
         call: _Call = ctx.call
         (num_bins, channels), (batch, _, num_pixels) = matrix.shape, flat.shape
         # d depth / d logit_k = p_k (c_k - depth)
-        everywhere = grad_kl * constant - grad_depth * student_depth
+        everywhere = (grad_kl * constant - grad_depth * student_depth).contiguous()
         maps = [*inputs, log_norm, teacher_norm, everywhere, grad_depth.contiguous(), grad_kl.contiguous()]
         sizes = [num_pixels, call.sample_tiles, *flat.stride()]
         num_tiles, out_blocks = batch * call.sample_tiles, _ceil(channels, call.blocks.out)
@@ -208,7 +209,7 @@ class _Terms(torch.autograd.Function):
             call.launch("head_gradient_kernel", grid, [*maps, *out], [*sizes, num_tiles, chunk_tiles])
             grad_weight = weight_parts.sum(0)[:, :, None, None].to(ctx.dtypes[0])
             grad_bias = bias_parts.sum(0).to(ctx.dtypes[1])
-        return grad_features, grad_weight, grad_bias, None, None, None, None, None, None
+        return grad_features, grad_weight, grad_bias, *[None] * 7
 
 
 class _Call:
