@@ -20,8 +20,18 @@ def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 def normalize(image: torch.Tensor) -> torch.Tensor:
     """[...,H,W,3] uint8 RGB -> [...,3,H,W] float32: value/255, minus ImageNet mean, over its standard deviation."""
     mean, std = _constants(image.device)
-    scaled = (image.to(torch.float32) / 255.0 - mean) / std
-    return scaled.movedim(-1, -3).contiguous()
+    planes = image.movedim(-1, -3)
+    scaled = torch.empty(planes.shape, dtype=torch.float32, device=image.device)
+    if image.device.type != "cpu" or image.dim() == 3:
+        return _scale(planes, scaled, mean, std)
+    for source, target in zip(planes.flatten(0, -4), scaled.view(-1, *planes.shape[-3:]), strict=True):
+        _scale(source, target, mean, std)  # image by image: a whole batch, four times over, would not stay in the cache
+    return scaled
+
+
+def _scale(planes: torch.Tensor, out: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Fill out [...,3,H,W] float32 from planes [...,3,H,W] uint8."""
+    return out.copy_(planes).div_(255.0).sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
 def denormalize(image: torch.Tensor) -> torch.Tensor:
