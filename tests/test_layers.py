@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "version", "config", "progress", "interrupt", "launch"},
     {"dpm", "metrics", "device", "timm_compat"},
     {"data", "store", "losses", "students", "teachers"},
-    {"doctor", "pictures", "dataset", "distill_config", "agreement", "statistics"},
+    {"doctor", "pictures", "dataset", "distill_config", "teacher_stores", "agreement", "statistics"},
     {"answering", "filling", "speed", "precompute"},
     {"run_folder", "training_parts", "evaluate", "recipe", "transfer", "teacher_check", "bench"},
     {"checkpoint", "distill", "stages", "pipeline"},

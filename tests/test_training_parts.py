@@ -30,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
 
 
 def build(store: ResponseStore, **changes: Any) -> TrainingParts:
-    return build_parts(config_with(**changes), MemoryFrames(6), store, torch.device("cpu"))
+    return build_parts(config_with(**changes), MemoryFrames(6), [store], torch.device("cpu"))
 
 
 def config_with(**changes: Any) -> DistillConfig:
@@ -69,6 +69,8 @@ ARRIVES: dict[str, tuple[Any, Callable[[TrainingParts], Any]]] = {
     "train.batch_size": (3, lambda p: p.total_steps),
     "train.crop": ((32, 64), lambda p: p.dataset.transform.crop),
     "train.row_cut": (10, lambda p: p.dataset.transform.row_cut),
+    "teachers.mix": ("sample", lambda p: p.dataset.mix),
+    "teachers.weights": ((2.0,), lambda p: p.dataset.weights),
     "train.seed": (9, lambda p: (p.dataset.seed, float(p.student.head.weight.detach().sum()))),
 }
 EXPECTED = {

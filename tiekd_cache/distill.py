@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,14 +15,15 @@ from torch.utils.data import DataLoader
 
 from tiekd_cache.checkpoint import load_checkpoint, save_checkpoint
 from tiekd_cache.data.frame import FrameSource
-from tiekd_cache.dataset import Sample, StepBatches, collate
+from tiekd_cache.dataset import Batch, Sample, StepBatches, collate, start_worker
 from tiekd_cache.distill_config import DistillConfig
-from tiekd_cache.errors import ConfigError, RangeError, StoreError, TiekdError
-from tiekd_cache.interrupt import StopRequest, ignore_interrupts
+from tiekd_cache.errors import RangeError, TiekdError
+from tiekd_cache.interrupt import StopRequest
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.store import ResponseStore
 from tiekd_cache.students import save_student
+from tiekd_cache.teacher_stores import check_same_stores, stores_record
 from tiekd_cache.training_parts import TrainingParts, build_parts, num_workers
 from tiekd_cache.version import __version__
 
@@ -53,7 +54,7 @@ class DistillReport:
 def distill(
     config: DistillConfig,
     source: FrameSource,
-    store: ResponseStore,
+    stores: Sequence[ResponseStore],
     run_path: Path,
     *,
     device: torch.device,
@@ -64,11 +65,11 @@ def distill(
     """Trains the student that `config` names and leaves everything in the run folder.
 
     Args:
-        source: the frames to train on; the store must hold a response to each.
+        source: the frames to train on; each store must hold a response to each.
         origin: what else `run.json` shall record, e.g. where the data lie.
         resume: go on from the run folder's last checkpoint; settings are then the run's own.
     Raises:
-        ConfigError, StoreError: settings, run folder and store do not fit together.
+        ConfigError, StoreError: settings, run folder and stores do not fit together.
         RangeError: the loss became NaN or infinite; names the step and the frames.
         InterruptedRunError: Ctrl-C; a checkpoint of the last whole step is saved.
     """
@@ -77,10 +78,10 @@ def distill(
     folder = RunFolder.open(run_path) if resume else RunFolder.unused(run_path)
     if resume:
         config = folder.config()
-        _check_same_store(folder, store)
-    parts = build_parts(config, source, store, device, initial_weights=not resume)
+        check_same_stores(run_path, folder.run(), stores)
+    parts = build_parts(config, source, stores, device, initial_weights=not resume)
     if not resume:  # only now, so that settings that cannot be built leave no folder behind
-        folder.create(config, {**_run_record(source, store), **origin})
+        folder.create(config, {**_run_record(source, stores), **origin})
     done = load_checkpoint(folder.last_checkpoint, parts) if resume else 0
     folder.cut_metrics(done)
     _train(config, parts, folder, device, done, progress)
@@ -156,7 +157,7 @@ def _train(
                 )
 
 
-def _loader(config: DistillConfig, parts: TrainingParts, device: torch.device, done: int) -> Iterable[Sample]:
+def _loader(config: DistillConfig, parts: TrainingParts, device: torch.device, done: int) -> Iterable[Batch]:
     workers = num_workers(config)
     order = StepBatches(len(parts.dataset), config.train.batch_size, done, parts.total_steps, config.train.seed)
     return DataLoader(
@@ -165,16 +166,13 @@ def _loader(config: DistillConfig, parts: TrainingParts, device: torch.device, d
         collate_fn=collate,
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=start_worker,
     )
 
 
-def _run_record(source: FrameSource, store: ResponseStore) -> dict[str, Any]:
-    schema = store.info.schema
+def _run_record(source: FrameSource, stores: Sequence[ResponseStore]) -> dict[str, Any]:
     return {
-        "store": str(store.info.path),
-        "fingerprint": schema.fingerprint,
-        "teacher": dict(schema.teacher),
+        **stores_record(stores),
         "dataset": source.name,
         "split": source.split,
         "frames": len(source.frame_ids),
@@ -183,39 +181,6 @@ def _run_record(source: FrameSource, store: ResponseStore) -> dict[str, Any]:
     }
 
 
-def _check_same_store(folder: RunFolder, store: ResponseStore) -> None:
-    recorded, present = folder.run()["fingerprint"], store.info.schema.fingerprint
-    if recorded != present:
-        raise StoreError(
-            f"The run {folder.path} was trained from store {recorded[:12]}, but {store.info.path} is {present[:12]}: "
-            "other answers. Name the run's own store, or start a new run."
-        )
-
-
 def _mean(values: Iterable[float]) -> float:
     numbers = list(values)
     return sum(numbers) / len(numbers) if numbers else math.nan
-
-
-def choose_frames(source_ids: Iterable[str], store: ResponseStore, limit: int | None) -> list[str]:
-    """The frames to train on: those of the split that the store answers, in the split's order.
-
-    Raises:
-        ConfigError: the store answers none of them.
-        StoreError: frames of the split are missing, and the store does not say why.
-    """
-    skipped = {str(frame["frame_id"]) for frame in store.info.schema.dataset.get("skipped", [])}
-    wanted = [frame_id for frame_id in source_ids if frame_id not in skipped]
-    missing = [frame_id for frame_id in wanted if frame_id not in store]
-    if missing and len(missing) == len(wanted):
-        raise ConfigError(
-            f"The store {store.info.path} answers none of the split's {len(wanted)} frames (the first: {wanted[0]}). "
-            "Precompute this split, or name the store's own with --split."
-        )
-    if missing and store.info.num_done == store.info.num_frames:
-        raise StoreError(
-            f"The store {store.info.path} lacks {len(missing)} of the split's {len(wanted)} frames (the first: "
-            f"{missing[0]}). Precompute this split into a store of its own, or name the store's split with --split."
-        )
-    frames = [frame_id for frame_id in wanted if frame_id in store]
-    return frames[:limit]

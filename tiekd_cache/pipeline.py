@@ -124,7 +124,7 @@ def _distill_or_skip(recipe: Recipe, train: KittiFrames, run_path: Path, progres
     report = run_distill(
         recipe.distill,
         train,
-        recipe.store_path,
+        recipe.store_paths,
         run_path,
         device=recipe.device,
         resume=started,

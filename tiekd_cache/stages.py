@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +11,21 @@ import torch
 from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.data.kitti import KittiFrames
 from tiekd_cache.device import resolve_device
-from tiekd_cache.distill import DistillReport, choose_frames, distill
+from tiekd_cache.distill import DistillReport, distill
 from tiekd_cache.distill_config import DistillConfig
-from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import predict_depth
 from tiekd_cache.pictures import GridRow, loss_curve, picture_grid
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.run_folder import RunFolder, new_run_path
-from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.store import ResponseStore
 from tiekd_cache.students import Student, load_student
+from tiekd_cache.teacher_stores import choose_frames, open_stores
 
 
 def run_distill(
     config: DistillConfig,
     source: KittiFrames,
-    store_path: Path,
+    store_paths: Sequence[Path],
     run_path: Path | None,
     *,
     device: str = "auto",
@@ -35,33 +35,34 @@ def run_distill(
     progress: ProgressFactory = progress_bar,
     note: Callable[[str], None] = lambda text: None,
 ) -> DistillReport:
-    """Trains on the frames of `source` that the store answers; leaves the run folder with its pictures.
+    """Trains on the frames of `source` that every store answers; leaves the run folder with its pictures.
 
     Args:
         source: the frames of a split.
+        store_paths: where the responses are, a folder a teacher; the pictures show those of the first.
         run_path: the run's folder; None for a new one under runs/.
         split_argument: how the caller named the split, recorded for `--resume`.
     Raises:
-        TiekdError: as `distill` and `open_store`.
+        TiekdError: as `distill` and `open_stores`.
     """
-    store = open_store(store_path, allow_partial=allow_partial)
-    made_from = store.info.schema.dataset["name"]
-    if made_from != source.name:
-        raise ConfigError(
-            f"Store {store_path} was made from {made_from}, the frames to train on are {source.name}: this version "
-            "trains on KITTI. Name a store of its frames with --store."
-        )
-    frame_ids = choose_frames(source.frame_ids, store, config.train.limit_frames)
-    frames = source.subset(frame_ids)
-    note(f"Training on {len(frame_ids)} frames that {store_path} answers")
-    teacher = str(store.info.schema.teacher["name"])
-    if not store.info.schema.teacher["trained"]:
-        note(f"UNTRAINED: the store {store_path} was made by a {teacher} with random weights.")
+    stores = open_stores(store_paths, source, allow_partial=allow_partial)
+    answered = choose_frames(source.frame_ids, stores, None)
+    frames = source.subset(answered[: config.train.limit_frames])
+    names = " and ".join(str(store.info.path) for store in stores)
+    note(f"Training on {len(frames.frame_ids)} frames that {names} {'answers' if len(stores) == 1 else 'answer'}")
+    left_out = len(source.frame_ids) - len(answered)
+    if left_out and len(stores) > 1:
+        note(f"Left out: {left_out} of {len(source.frame_ids)} frames, which not every store answers")
+    for store in stores:
+        teacher = str(store.schema.teacher["name"])
+        if not store.schema.teacher["trained"]:
+            note(f"UNTRAINED: the store {store.info.path} was made by a {teacher} with random weights.")
+    teacher = "+".join(str(store.schema.teacher["name"]) for store in stores)
     path = run_path if run_path is not None else new_run_path(config.student.name, teacher)
     chosen = resolve_device(device)
     origin = {"data": str(source.root), "split_argument": split_argument}
-    report = distill(config, frames, store, path, device=chosen, resume=resume, origin=origin, progress=progress)
-    draw_pictures(path, frames, store, chosen)
+    report = distill(config, frames, stores, path, device=chosen, resume=resume, origin=origin, progress=progress)
+    draw_pictures(path, frames, stores[0], chosen)
     return report
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ class TrainingParts:
 def build_parts(
     config: DistillConfig,
     source: FrameSource,
-    store: ResponseStore,
+    stores: Sequence[ResponseStore],
     device: torch.device,
     *,
     initial_weights: bool = True,
@@ -45,7 +46,7 @@ def build_parts(
         initial_weights: False where a checkpoint will replace the weights at once: ImageNet weights are then
             not fetched.
     Raises:
-        ConfigError: the crop is larger than the images.
+        ConfigError: the crop is larger than the images, or the weights of the stores are not as many as these.
     """
     height, width = source.image_size
     crop_height, crop_width = config.train.crop
@@ -69,7 +70,15 @@ def build_parts(
         final_div_factor=settings.final_div_factor,
     )
     return TrainingParts(
-        dataset=ResponseDataset(source, store, transform, config.train.seed, with_gt=objective.needs_gt),
+        dataset=ResponseDataset(
+            source,
+            stores,
+            transform,
+            config.train.seed,
+            with_gt=objective.needs_gt,
+            mix=config.teachers.mix,
+            weights=config.teachers.weights,
+        ),
         student=student,
         objective=objective,
         optimiser=optimiser,

@@ -61,6 +61,19 @@ def test_both_stages_with_the_data_in_their_default_places(home: Path) -> None:
     assert "kitti" in succeed("doctor", cwd=home).out
 
 
+def test_two_stores_are_named_mixed_weighted_and_found_again(home: Path) -> None:
+    succeed("precompute", "--teacher", "lidar", "--max-depth", "85", "--store", "other.zarr", cwd=home)
+    both = ["--store", "stores/lidar.zarr", "--store", "other.zarr"]
+    mixed = [*both, "--mix", "sample", "--store-weight", "1", "--store-weight", "3"]
+    trained = succeed("distill", *mixed, "--steps", "1", *SMALL, "--run", "mixed", cwd=home)
+    assert "Training on 3 frames that" in trained.err
+    settings = (home / "mixed" / "config.toml").read_text()
+    assert 'mix = "sample"' in settings
+    resumed = succeed("distill", "--resume", "--run", "mixed", "--json", cwd=home)
+    assert resumed.json["steps"] == 1
+    assert "1 teachers.weights for 2 stores" in fail("distill", *both, "--store-weight", "1", *SMALL, cwd=home)
+
+
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses(home: Path) -> None:
     runs = []

@@ -29,7 +29,15 @@ def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Co
 
 @click.command()
 @_setting("--student", "student.name", "Which student.  [default: resnet18]")
-@click.option("--store", type=click.Path(path_type=Path), help="The responses.  [default: the one under stores/]")
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="The responses; several times for several teachers.  [default: the one under stores/]",
+)
+@_setting("--mix", "teachers.mix", "Several stores: average over them, or sample one a frame.  [default: average]")
+@click.option("--store-weight", "weights", multiple=True, type=float, help="Weight of each --store.  [default: equal]")
 @data_options
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with --run (or the newest run) where it stopped.")
@@ -55,7 +63,8 @@ def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Co
 @device_option
 @json_option
 def distill(
-    store: Path | None,
+    stores: tuple[Path, ...],
+    weights: tuple[float, ...],
     kitti: Path | None,
     split: str | None,
     skip_missing: bool,
@@ -74,6 +83,7 @@ def distill(
     Examples:
       tiekd-cache distill --student resnet18
       tiekd-cache distill --student resnet18 --store stores/bts.zarr --dpm-form gaussian --sigma 0.5
+      tiekd-cache distill --store stores/bts.zarr --store stores/adabins.zarr --mix sample
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
       tiekd-cache distill --resume --run runs/mine
     """
@@ -81,12 +91,13 @@ def distill(
     from tiekd_cache.distill_config import DistillConfig
     from tiekd_cache.run_folder import RunFolder, newest_run
     from tiekd_cache.stages import run_distill
+    from tiekd_cache.teacher_stores import recorded_stores
 
     if resume:
         run_path = run_path if run_path is not None else newest_run()
         run = RunFolder.open(run_path)
         resolved, recorded = run.config(), run.run()
-        store = store if store is not None else Path(recorded["store"])
+        stores = stores or tuple(recorded_stores(recorded))
         kitti = kitti if kitti is not None else Path(recorded["data"])
         split = split if split is not None else recorded["split_argument"]
         note(f"Going on with {run_path}, with its own settings")
@@ -97,13 +108,15 @@ def distill(
             if value is not None:
                 key = parameter.replace("__", ".")
                 set_value(mapping, key, list(parse_size(value)) if key == "train.crop" else value)
+        if weights:
+            set_value(mapping, "teachers.weights", list(weights))
         resolved = from_mapping(DistillConfig, mapping)
-    store = store if store is not None else only_store()
+    stores = stores or (only_store(),)
     source = open_kitti(kitti, split, "train", skip_missing)
     report = run_distill(
         resolved,
         source,
-        store,
+        stores,
         run_path,
         device=device,
         resume=resume,

@@ -275,8 +275,8 @@ def _colour_table(augmentation: Augmentation, draw: Draw) -> Image:
     brightness = _between(augmentation.brightness, draw.brightness)
     channels = np.array([_between(augmentation.channel, value) for value in (draw.red, draw.green, draw.blue)])
     values = (np.arange(256) / 255.0) ** gamma * brightness
-    table = np.rint(np.clip(values[:, None] * channels, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return table.reshape(1, 256, 3)
+    table: Image = np.rint(np.clip(values[:, None] * channels, 0.0, 1.0) * 255.0).astype(np.uint8)[None]
+    return table
 
 
 def _between(bounds: tuple[float, float], fraction: float) -> float:
