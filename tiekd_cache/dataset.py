@@ -124,6 +124,7 @@ class ResponseDataset(Dataset[Sample]):
         """The samples of several positions as one batch, each written once, where it stays."""
         count, size = len(positions), self.transform.crop
         teachers = 1 if self.mix == "sample" else len(self.stores)
+        # numpy asks for huge pages, torch does not: a quarter of the time to touch so much fresh memory
         image = np.empty((count, *size, 3), np.uint8)
         teacher_depth = np.empty((count, teachers, *size), np.float32)
         gt_depth = np.zeros((count, 1, *size), np.float32) if self.with_gt else None
