@@ -15,7 +15,7 @@ from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.data.normalize import normalize
 from tiekd_cache.data.transforms import TrainTransform
 from tiekd_cache.distill_config import TeachersConfig
-from tiekd_cache.errors import ShapeError
+from tiekd_cache.errors import ConfigError, ShapeError
 from tiekd_cache.interrupt import ignore_interrupts
 from tiekd_cache.store import ResponseStore
 
@@ -94,7 +94,7 @@ class ResponseDataset(Dataset[Sample]):
             sample by a generator of its own, so that the augmentation is that of a single store.
         weights: how often `sample` draws each store, relative to the others; empty = equally often.
     Raises:
-        ConfigError: the weights are not as many as the stores.
+        ConfigError: the weights are not as many as the stores; or ground truth is asked for and no frame has any.
     """
 
     def __init__(
@@ -109,6 +109,11 @@ class ResponseDataset(Dataset[Sample]):
     ) -> None:
         self.source, self.stores, self.transform, self.seed = source, list(stores), transform, seed
         self.with_gt, self.mix, self.weights = with_gt, mix, tuple(weights)
+        if with_gt and not any(map(source.has_gt, source.frame_ids)):
+            raise ConfigError(
+                f"The loss needs ground truth, and none of the {len(source.frame_ids)} frames of {source.split} has any"
+                " here (images out of a store have none). Name the data set with --kitti, or another --loss."
+            )
         shares = TeachersConfig(mix, self.weights).shares(len(self.stores))
         self._bounds = np.cumsum(shares)[:-1]
 

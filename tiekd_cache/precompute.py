@@ -22,11 +22,12 @@ from tiekd_cache.data.frame import DepthMap, FrameSource
 from tiekd_cache.device import describe_device
 from tiekd_cache.errors import DataError
 from tiekd_cache.filling import Claim, Pieces, fill_store, frames_to_make
+from tiekd_cache.image_filling import fill_images
 from tiekd_cache.launch import Launch, ShardRange
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.speed import check_precision, compile_networks, lay_out, precision_difference
 from tiekd_cache.statistics import ShardStatistics, read_statistics, shard_statistics
-from tiekd_cache.store import StoreSchema, StoreWriter
+from tiekd_cache.store import ImageWriter, StoreSchema, StoreWriter
 from tiekd_cache.teachers import Teacher
 
 
@@ -45,6 +46,7 @@ class PrecomputeConfig:
         precision: float32, bf16 or fp16: what the teacher computes in.
         channels_last: memory layout of its networks; None = what is faster on the device.
         compile: compile its networks first.
+        with_images: store the images as well, so that stage two needs nothing but the store.
     """
 
     batch_size: int = 4
@@ -57,6 +59,7 @@ class PrecomputeConfig:
     precision: str = "float32"
     channels_last: bool | None = None
     compile: bool = False
+    with_images: bool = False
 
     def rules(self, teacher: Teacher, source: FrameSource) -> AnswerRules:
         """What was left to the teacher and to the data, decided."""
@@ -197,6 +200,8 @@ def make_shards(
         note: takes sentences for the user.
     """
     rules = config.rules(teacher, source)
+    if config.with_images:
+        fill_images(ImageWriter.open(writer.path), source, shards, workers=rules.workers, note=note)
 
     def answer(claims: Iterator[Claim]) -> Pieces:
         asked: deque[Claim] = deque()

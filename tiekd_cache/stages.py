@@ -18,13 +18,14 @@ from tiekd_cache.pictures import GridRow, loss_curve, picture_grid
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.run_folder import RunFolder, new_run_path
 from tiekd_cache.store import ResponseStore
+from tiekd_cache.store_frames import StoreFrames
 from tiekd_cache.students import Student, load_student
 from tiekd_cache.teacher_stores import choose_frames, open_stores
 
 
 def run_distill(
     config: DistillConfig,
-    source: KittiFrames,
+    source: KittiFrames | StoreFrames,
     store_paths: Sequence[Path],
     run_path: Path | None,
     *,
@@ -38,7 +39,7 @@ def run_distill(
     """Trains on the frames of `source` that every store answers; leaves the run folder with its pictures.
 
     Args:
-        source: the frames of a split.
+        source: the frames of a split, or those whose images are in a store.
         store_paths: where the responses are, a folder a teacher; the pictures show those of the first.
         run_path: the run's folder; None for a new one under runs/.
         split_argument: how the caller named the split, recorded for `--resume`.
@@ -60,7 +61,11 @@ def run_distill(
     teacher = "+".join(str(store.schema.teacher["name"]) for store in stores)
     path = run_path if run_path is not None else new_run_path(config.student.name, teacher)
     chosen = resolve_device(device)
-    origin = {"data": str(source.root), "split_argument": split_argument}
+    origin = {
+        "data": str(source.root),
+        "images_from_store": isinstance(source, StoreFrames),
+        "split_argument": split_argument,
+    }
     report = distill(config, frames, stores, path, device=chosen, resume=resume, origin=origin, progress=progress)
     draw_pictures(path, frames, stores[0], chosen)
     return report

@@ -74,6 +74,18 @@ def test_two_stores_are_named_mixed_weighted_and_found_again(home: Path) -> None
     assert "1 teachers.weights for 2 stores" in fail("distill", *both, "--store-weight", "1", *SMALL, cwd=home)
 
 
+def test_a_store_with_images_is_all_that_stage_two_needs(fresh: Path) -> None:
+    assert "Storing 3 images first" in succeed("precompute", "--teacher", "lidar", "--with-images", cwd=fresh).err
+    (fresh / "data" / "kitti").rename(fresh / "elsewhere")
+    trained = succeed("distill", "--steps", "1", *SMALL, "--run", "alone", cwd=fresh)
+    assert "3 images of splits/eigen_train.txt in the store; no ground truth" in trained.err
+    (fresh / "elsewhere").rename(fresh / "data" / "kitti")
+    resumed = succeed("distill", "--resume", "--run", "alone", cwd=fresh)
+    assert "images of splits/eigen_train.txt in the store" in resumed.err
+    assert "needs ground truth" in fail("distill", "--images-from-store", "--loss", "baseline", *SMALL, cwd=fresh)
+    assert tiekd("distill", "--images-from-store", "--split", "all", cwd=fresh).code == 2
+
+
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses(home: Path) -> None:
     runs = []

@@ -136,6 +136,38 @@ def only_store(root: Path = Path("stores")) -> Path:
     raise ConfigError(f"{len(stores)} stores under {root}/: {names}. Choose one with --store.")
 
 
+def open_training_frames(
+    stores: Sequence[Path],
+    images_from_store: bool,
+    kitti: Path | None,
+    split: str | None,
+    skip_missing: bool,
+    allow_partial: bool,
+) -> Any:
+    """The frames to train on: the data set's, or those whose images are in one of the stores.
+
+    The latter where that is asked for, or where no data set is named, none lies in its usual place, and a store has
+    images.
+
+    Raises:
+        click.UsageError: a data set is named as well.
+    """
+    from tiekd_cache.data.places import default_kitti_root
+    from tiekd_cache.store.images import has_images
+    from tiekd_cache.store_frames import StoreFrames
+
+    named = kitti is not None or split is not None
+    if images_from_store and named:
+        raise click.UsageError(
+            "--images-from-store does not go with --kitti and --split: the store has its own frames."
+        )
+    found = next((store for store in stores if has_images(store)), None)
+    if images_from_store or (found is not None and not named and not default_kitti_root().exists()):
+        chosen = stores[0] if found is None else found
+        return note_frames(StoreFrames.open(chosen, allow_partial=allow_partial), chosen)
+    return open_kitti(kitti, split, "train", skip_missing)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """`352x704` -> (352, 704); raises click.BadParameter otherwise."""
     try:

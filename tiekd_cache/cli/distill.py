@@ -15,7 +15,7 @@ from tiekd_cache.cli.common import (
     json_option,
     note,
     only_store,
-    open_kitti,
+    open_training_frames,
     parse_size,
     print_result,
 )
@@ -39,6 +39,11 @@ def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Co
 @_setting("--mix", "teachers.mix", "Several stores: average over them, or sample one a frame.  [default: average]")
 @click.option("--store-weight", "weights", multiple=True, type=float, help="Weight of each --store.  [default: equal]")
 @data_options
+@click.option(
+    "--images-from-store",
+    is_flag=True,
+    help="Take the images out of a store made --with-images, not from --kitti.  [default: where there is no KITTI]",
+)
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with --run (or the newest run) where it stopped.")
 @click.option(
@@ -68,6 +73,7 @@ def distill(
     kitti: Path | None,
     split: str | None,
     skip_missing: bool,
+    images_from_store: bool,
     run_path: Path | None,
     resume: bool,
     config: Path | None,
@@ -84,6 +90,7 @@ def distill(
       tiekd-cache distill --student resnet18
       tiekd-cache distill --student resnet18 --store stores/bts.zarr --dpm-form gaussian --sigma 0.5
       tiekd-cache distill --store stores/bts.zarr --store stores/adabins.zarr --mix sample
+      tiekd-cache distill --store stores/bts.zarr --images-from-store
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
       tiekd-cache distill --resume --run runs/mine
     """
@@ -98,8 +105,10 @@ def distill(
         run = RunFolder.open(run_path)
         resolved, recorded = run.config(), run.run()
         stores = stores or tuple(recorded_stores(recorded))
-        kitti = kitti if kitti is not None else Path(recorded["data"])
-        split = split if split is not None else recorded["split_argument"]
+        images_from_store = images_from_store or (kitti is None and recorded.get("images_from_store", False))
+        if not images_from_store:
+            kitti = kitti if kitti is not None else Path(recorded["data"])
+            split = split if split is not None else recorded["split_argument"]
         note(f"Going on with {run_path}, with its own settings")
     else:
         mapping = read_toml(config) if config is not None else {}
@@ -112,7 +121,7 @@ def distill(
             set_value(mapping, "teachers.weights", list(weights))
         resolved = from_mapping(DistillConfig, mapping)
     stores = stores or (only_store(),)
-    source = open_kitti(kitti, split, "train", skip_missing)
+    source = open_training_frames(stores, images_from_store, kitti, split, skip_missing, allow_partial)
     report = run_distill(
         resolved,
         source,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from tiekd_cache.store.catalogue import Catalogue, damaged, local_path, open_cat
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.codec import Codes, Depth, frame_digest
 from tiekd_cache.store.frames import FrameReader, LocalFrames, ZarrFrames
+from tiekd_cache.store.images import Image, ImageReader, Intrinsics, open_images
 from tiekd_cache.store.info import StoreInfo
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.resize import resize_bilinear
@@ -98,6 +100,26 @@ class ResponseStore:
             )
         read_batch(self._read_into, positions, depth, threads=threads)
         return depth
+
+    def image(self, frame_id: str) -> Image:
+        """[H,W,3] uint8 RGB: the image that the teacher saw, to the bit; of a store made `--with-images`.
+
+        Raises:
+            FrameNotFoundError: the store has no response to this frame, or no image of it.
+            StoreError: what is in the files is not what was written.
+        """
+        position = self._locate(frame_id)
+        return self._images_with(position).image(position)
+
+    def intrinsics(self, frame_id: str) -> Intrinsics:
+        """[3,3] float64, pixels, of `image(frame_id)`; raises as that."""
+        position = self._locate(frame_id)
+        return self._images_with(position).intrinsics(position)
+
+    def has_image(self, frame_id: str) -> bool:
+        """Whether the store has an image of a frame that it answers; looks at no file of it."""
+        images, position = self._opened().images, self._open().position(frame_id)
+        return images is not None and position is not None and frame_id in self and images.has(position)
 
     def native(self, frame_id: str) -> Depth:
         """[h,w] float32, metres at the teacher's own resolution, 0 = missing; raises as `store[frame_id]`."""
@@ -190,6 +212,16 @@ class ResponseStore:
             frame_id = catalogue.frame_ids[position]
             raise damaged(self._path, catalogue.layout.shard_file(shard), damage, frame_id) from damage
 
+    def _images_with(self, position: int) -> ImageReader:
+        """What reads images, the one of the frame at a position among them."""
+        images, catalogue = self._opened().images, self._open()
+        if images is None or not images.has(position):
+            raise FrameNotFoundError(
+                f"Store {self._path} has no image of frame {catalogue.frame_ids[position]}. Run the same `tiekd-cache"
+                " precompute` with --with-images, it adds what is not there; or read the images from the data set."
+            )
+        return images
+
     def _opened(self) -> _Process:
         process = self._process
         if process is None or process.pid != os.getpid():  # a forked child shares no file and no lock
@@ -209,6 +241,12 @@ class _Process:
         self._catalogue = catalogue
         self._digests: dict[int, tuple[int, ...]] = {}
         self._thread = threading.local()
+
+    @cached_property
+    def images(self) -> ImageReader | None:
+        """What reads the store's images, where it has some."""
+        found = open_images(self._catalogue)
+        return None if found is None else ImageReader(found)
 
     def digests(self, shard: int) -> tuple[int, ...]:
         """The digests in a shard's done-record, which is read once."""
