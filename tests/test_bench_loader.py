@@ -24,7 +24,12 @@ def test_every_way_is_measured_and_compared_with_decoding(tmp_path: Path) -> Non
     (tmp_path / "png").mkdir()
     rows = bench_loader(source, store, LoaderSettings(4, 2, 0, (48, 64)), tmp_path / "png", repeats=2)
     by_way = {row.way: row for row in rows}
-    assert set(by_way) == {"the loader", "pictures decoded, nothing else", "PNG16 beside the pictures"}
+    assert set(by_way) == {
+        "the loader",
+        "pictures decoded, nothing else",
+        "PNG16 beside the pictures",
+        "the loader, images from the store",
+    }
     decoding = by_way["pictures decoded, nothing else"]
     assert decoding.ratio == 1
     for row in rows:
@@ -57,4 +62,4 @@ def test_the_command_prints_a_row_a_way() -> None:
     command = ["bench", "loader", "--samples", "4", "--batch-size", "2", "--repeats", "1", "--json", "--device", "cpu"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
-    assert len(json.loads(result.stdout)) == 3
+    assert len(json.loads(result.stdout)) == 4

@@ -23,8 +23,10 @@ from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.data.normalize import normalize
 from tiekd_cache.data.transforms import TrainTransform
 from tiekd_cache.dataset import Batch, Position, ResponseDataset, StepBatches, collate, start_worker
+from tiekd_cache.image_filling import fill_images
 from tiekd_cache.progress import ProgressFactory, progress_bar
-from tiekd_cache.store import ResponseStore, StoreSchema, StoreWriter, open_store
+from tiekd_cache.store import ImageWriter, ResponseStore, StoreSchema, StoreWriter, open_store
+from tiekd_cache.store_frames import StoreFrames
 
 DECODING = "pictures decoded, nothing else"
 _PNG_COUNTS_PER_M = 256.0
@@ -73,7 +75,7 @@ class LoaderSettings:
 
 
 def made_up_store(source: FrameSource, path: Path) -> ResponseStore:
-    """A new store at `path` with a dense response of image size to each frame: streets with a network's errors."""
+    """A new store at `path` with each frame's image and a dense response: streets with a network's errors."""
     depth = make_maps(source.image_size, frames=4)[0].native
     ids = list(source.frame_ids)
     schema = StoreSchema.build(
@@ -94,6 +96,7 @@ def made_up_store(source: FrameSource, path: Path) -> ResponseStore:
     for shard in writer.todo():
         chosen = [ids.index(frame_id) % len(depth) for frame_id in writer.frames_of(shard)]
         writer.write_shard(shard, depth[chosen])
+    fill_images(ImageWriter.open(path), source, range(writer.num_shards))
     return open_store(path)
 
 
@@ -113,6 +116,7 @@ def bench_loader(
 
     Args:
         source: pictures; the store must answer each of its frames.
+        store: where it has their images, too, loading from it alone is one of the ways.
         folder: empty; holds the PNG files while it runs.
     """
     transform = TrainTransform(settings.crop, min(110, source.image_size[0] - 1))
@@ -122,6 +126,9 @@ def bench_loader(
         DECODING: _Way(_Decoding(source), settings, _nothing),
         "PNG16 beside the pictures": _Way(_PngFolder(source, store, transform, folder), settings, _stacked),
     }
+    if all(map(store.has_image, source.frame_ids)):
+        alone = ResponseDataset(StoreFrames(store, source.frame_ids), [store], transform, seed=0)
+        ways["the loader, images from the store"] = _Way(alone, settings, collate)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     with _one_opencv_thread(), progress((repeats + 1) * len(ways), "bench loader", "run") as bar:
         for repeat in range(repeats + 1):
