@@ -10,6 +10,7 @@ import torch
 from fakes import FormulaTeacher, MemoryFrames
 from test_distill import CONFIG, losses
 
+from tiekd_cache.data.kitti import KittiFrames
 from tiekd_cache.data.transforms import TrainTransform
 from tiekd_cache.dataset import ResponseDataset
 from tiekd_cache.errors import ConfigError
@@ -19,6 +20,7 @@ from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.stages import run_distill
 from tiekd_cache.store import open_store
 from tiekd_cache.store_frames import StoreFrames
+from tiekd_cache.teachers import load_teacher
 
 SOURCE = MemoryFrames(6)
 
@@ -79,3 +81,17 @@ def test_a_store_without_images_or_with_some_of_them_is_refused(path: Path, tmp_
     with pytest.raises(ConfigError, match="no image of 2 of its 6 frames"):
         StoreFrames.open(some)
     assert list(StoreFrames.open(some, allow_partial=True).frame_ids) == SOURCE.frame_ids[:4]
+
+
+@pytest.mark.shared
+def test_real_frames_out_of_a_store_are_those_of_their_png_files(shared_dir: Path, tmp_path: Path) -> None:
+    source = KittiFrames.open(shared_dir / "kitti_sample", "all")
+    source = source.subset([frame_id for frame_id in source.frame_ids if source.has_lidar(frame_id)][:3])
+    teacher = load_teacher("lidar", weights=None, device="cpu")
+    precompute(teacher, source, tmp_path / "a.zarr", PrecomputeConfig(with_images=True))
+    store, frames = open_store(tmp_path / "a.zarr"), StoreFrames.open(tmp_path / "a.zarr")
+    theirs, ours = (ResponseDataset(one, [store], TrainTransform(), 5) for one in (source, frames))
+    for index, frame_id in enumerate(source.frame_ids):
+        assert (frames.load(frame_id).intrinsics == source.load(frame_id).intrinsics).all()
+        for name in ("image", "teacher_depth", "valid_mask"):
+            assert torch.equal(getattr(theirs[(1, index)], name), getattr(ours[(1, index)], name))

@@ -20,7 +20,7 @@ from tiekd_cache.data.frame import Frame
 from tiekd_cache.errors import FrameNotFoundError, ShapeError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, make_shard, open_writer, precompute
 from tiekd_cache.store import ImageWriter, ResponseStore, open_store, verify_store
-from tiekd_cache.store.images import decode_image, encode_image
+from tiekd_cache.store.images import decode_image, encode_image, images_summary
 from tiekd_cache.store.kernels import CompiledKernels, NumpyKernels
 
 COUNT = 6
@@ -59,6 +59,19 @@ def test_images_and_intrinsics_come_back_to_the_bit(path: Path) -> None:
     assert not open_store(path).has_image("elsewhere")
     report = verify_store(path)
     assert (report.problems, report.notes, report.frames_checked) == ((), (), COUNT)
+
+
+def test_the_summary_counts_what_is_there(path: Path) -> None:
+    said = images_summary(path)
+    assert said is not None
+    total = sum(shard_file(path, shard).stat().st_size for shard in range(3))
+    assert said == {"frames": COUNT, "bytes": total, "bytes_per_frame": round(total / COUNT, 1)}
+    (path / "images" / "done" / "00000.json").unlink()
+    fewer = images_summary(path)
+    assert fewer is not None
+    assert (fewer["frames"], fewer["bytes"]) == (4, total - shard_file(path, 0).stat().st_size)
+    shutil.rmtree(path / "images")
+    assert images_summary(path) is None
 
 
 def test_the_responses_are_those_of_a_store_without_images(path: Path, tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_two_stores_are_named_mixed_weighted_and_found_again(home: Path) -> None
 
 def test_a_store_with_images_is_all_that_stage_two_needs(fresh: Path) -> None:
     assert "Storing 3 images first" in succeed("precompute", "--teacher", "lidar", "--with-images", cwd=fresh).err
+    assert succeed("info", "--json", cwd=fresh).json["images"]["frames"] == 3
     (fresh / "data" / "kitti").rename(fresh / "elsewhere")
     trained = succeed("distill", "--steps", "1", *SMALL, "--run", "alone", cwd=fresh)
     assert "3 images of splits/eigen_train.txt in the store; no ground truth" in trained.err

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs.zstd import Zstd
 
-from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, read_whole
+from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, open_catalogue, read_whole
 from tiekd_cache.store.chunks import Damage, with_crc, without_crc
 from tiekd_cache.store.frames import LocalFrames
 from tiekd_cache.store.kernels import kernels
@@ -180,6 +180,21 @@ def open_images(store: Catalogue) -> ImageCatalogue | None:
     except OSError as error:
         raise damaged(store.path, folder / "done", f"done-records cannot be listed ({error.strerror})") from error
     return ImageCatalogue(layout, expected["fingerprint"], store, done)
+
+
+def images_summary(path: Path) -> JsonObject | None:
+    """How many images the store at a path has and what they take, for `info`; None where it has none.
+
+    Raises:
+        StoreError: as `open_catalogue` and `open_images`.
+    """
+    images = open_images(open_catalogue(path))
+    if images is None:
+        return None
+    frames = sum(len(images.layout.positions(shard)) for shard in images.done)
+    files = [images.layout.shard_file(shard) for shard in images.done]
+    total = sum(file.stat().st_size for file in files if file.is_file())
+    return {"frames": frames, "bytes": total, "bytes_per_frame": round(total / frames, 1) if frames else 0.0}
 
 
 def _unreadable(store: Path, file: Path, reason: str) -> DamagedStoreError:
