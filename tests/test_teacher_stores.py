@@ -18,6 +18,7 @@ from tiekd_cache.distill import distill
 from tiekd_cache.distill_config import TeachersConfig
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
+from tiekd_cache.recipe import read_recipe
 from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.stages import run_distill
 from tiekd_cache.store import ResponseStore, open_store
@@ -172,3 +173,11 @@ def test_the_transform_takes_maps_one_by_one_or_stacked() -> None:
         for one, moved in zip(maps, stacked, strict=True):
             _, alone, _ = transform(image, one, None, np.random.default_rng(seed))
             np.testing.assert_array_equal(moved, alone)
+
+
+def test_a_recipe_names_further_stores_and_how_they_are_mixed(tmp_path: Path) -> None:
+    file = tmp_path / "two.toml"
+    file.write_text('[teacher]\nfurther_stores = ["b.zarr"]\n[teachers]\nmix = "sample"\nweights = [1, 2]\n')
+    recipe = read_recipe(file)
+    assert recipe.store_paths == [recipe.store_path, Path("b.zarr")]
+    assert recipe.distill.teachers == TeachersConfig("sample", (1.0, 2.0))

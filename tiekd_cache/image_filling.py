@@ -47,4 +47,7 @@ def fill_images(
                     images = list(pool.map(encode, writer.frames_of(shard)))
                     writer.write_shard(shard, images)
                     made += len(images)
+    left = set(todo) & set(writer.todo())
+    if left:
+        note(f"Images of {len(left)} shards are left to other processes; the same command makes what they do not")
     return made

@@ -18,6 +18,7 @@ from store_helpers import files_of, in_child, make_store
 
 from tiekd_cache.data.frame import Frame
 from tiekd_cache.errors import FrameNotFoundError, ShapeError, StoreError
+from tiekd_cache.image_filling import fill_images
 from tiekd_cache.precompute import PrecomputeConfig, make_shard, open_writer, precompute
 from tiekd_cache.store import ImageWriter, ResponseStore, open_store, verify_store
 from tiekd_cache.store.images import decode_image, encode_image, images_summary
@@ -154,6 +155,11 @@ def test_a_shard_in_other_hands_is_left_to_them(path: Path) -> None:
             assert not again
     with theirs.claim(0) as again:
         assert again
+    said: list[str] = []
+    with mine.claim(0), mine.claim(2):
+        assert fill_images(theirs, SOURCE, range(3), note=said.append) == 2
+    assert "Images of 2 shards are left to other processes" in said[1]
+    assert theirs.todo() == [0, 2]
 
 
 def wrong_image(path: Path, frame_id: str) -> str | None:
