@@ -36,7 +36,7 @@ def run(store: ResponseStore, path: Path, note: Callable[[str], None] = print, *
     return run_distill(
         with_train(picture_frames=0, **train),
         MemoryFrames(6),  # type: ignore[arg-type]
-        store.info.path,
+        [store.info.path],
         path,
         device="cpu",
         validation=MemoryFrames(4, without_gt=[1]),  # type: ignore[arg-type]
