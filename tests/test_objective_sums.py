@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tiekd_cache.dpm import Bins, dpm_to_depth
+from tiekd_cache.dpm import Bins, depth_to_dpm, dpm_to_depth
 from tiekd_cache.errors import ConfigError, ShapeError
 from tiekd_cache.losses import LossConfig, Objective, ObjectiveResult, dpm_kl, mse, si, ssim
 from tiekd_cache.losses.loss_config import OBJECTIVES, TERMS
@@ -199,6 +199,27 @@ def test_several_teachers_by_hand() -> None:
     torch.testing.assert_close(result["dpm"], mixed.mean().detach())
     torch.testing.assert_close(result["ssim"], (0.25 * similar[0] + 0.75 * similar[1]).detach())
     torch.testing.assert_close(result["si"], (0.25 * invariant[0] + 0.75 * invariant[1]).detach())
+
+
+def test_several_teachers_teach_the_mixture_of_their_dpms() -> None:
+    """The term is KL(mixture || student) and a number that no student changes."""
+    b, weights, rest, grads = batch(2), (0.25, 0.75), [], []
+    objective = build({"dpm": 1.0}, teacher_weights=weights, form="gaussian")
+    b["valid_mask"][:] = True
+    mixture = sum(
+        w * depth_to_dpm(b["teacher_depth"][:, t : t + 1], BINS, 2.0, "gaussian") for t, w in enumerate(weights)
+    )
+    for _ in range(2):
+        log_student = torch.log_softmax(HEADS["dpm"](b["features"]), 1)
+        to_mixture = (torch.xlogy(mixture, mixture) - mixture * log_student).sum(1).mean()
+        result = call(objective, b)
+        rest.append(float((result.total - to_mixture).detach()))
+        grads.append((gradient(result, b), torch.autograd.grad(to_mixture, b["features"])[0]))
+        b["features"] = (2 * b["features"].detach() + 1).requires_grad_()  # another student
+    assert rest[0] == pytest.approx(rest[1], abs=1e-4)
+    assert rest[0] > 0.1
+    for ours, expected in grads:
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("output", HEADS)

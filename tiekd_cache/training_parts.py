@@ -97,8 +97,8 @@ def build_parts(
     objective = Objective.from_config(config.loss, student.bins, output=student.output)
     if objective.needs_gt and not any(source.has_gt(frame_id) for frame_id in source.frame_ids):
         raise ConfigError(
-            f"The loss needs ground truth ({', '.join(objective.weights)}), and none of the split's "
-            f"{len(source.frame_ids)} frames has any. Choose a loss against the teacher alone, or frames that have it."
+            f"The loss needs ground truth, and none of the {len(source.frame_ids)} frames of {source.split} has any."
+            " Choose a loss against the teacher alone, or frames that have it."
         )
     settings = config.optimiser
     optimiser = torch.optim.AdamW(

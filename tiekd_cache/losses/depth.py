@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from tiekd_cache.losses.masked import check_maps, masked_mean
 
@@ -49,8 +53,8 @@ def ssim(a: torch.Tensor, b: torch.Tensor, valid_mask: torch.Tensor | None = Non
     a, b = a.double(), b.double()
     if valid_mask is not None:
         a, b = (torch.where(valid_mask, depth, 0) for depth in (a, b))
-    means = _blur(torch.cat([a, b, a * a, b * b, a * b]))
-    mean_a, mean_b, mean_aa, mean_bb, mean_ab = means.chunk(5)
+    mean_a, mean_aa, mean_ab = _blur(torch.cat([a, a * a, a * b])).chunk(3)
+    mean_b, mean_bb = _blur(torch.cat([b, b * b])).chunk(2)  # apart: the teacher's depth needs no backward pass
     variance_a = (mean_aa - mean_a.square()).abs()
     variance_b = (mean_bb - mean_b.square()).abs()
     covariance = (mean_ab - mean_a * mean_b).abs()
@@ -112,8 +116,30 @@ def mse(prediction: torch.Tensor, target: torch.Tensor, valid_mask: torch.Tensor
 
 def _blur(maps: torch.Tensor) -> torch.Tensor:
     """[N,1,H,W] -> [N,1,H,W]: SSIM's window, zero padding."""
-    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    weights = torch.exp(-0.5 * (offsets / WINDOW_SIGMA).square())
-    weights = (weights / weights.sum()).to(maps.device, maps.dtype)
-    rows = F.conv2d(maps, weights.view(1, 1, 1, WINDOW), padding=(0, WINDOW // 2))
-    return F.conv2d(rows, weights.view(1, 1, WINDOW, 1), padding=(WINDOW // 2, 0))
+    return cast("torch.Tensor", _Blur.apply(maps))  # type: ignore[no-untyped-call]
+
+
+class _Blur(torch.autograd.Function):
+    """Sums of shifted maps, along the rows and then along the columns: a tenth of the time of a float64 convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: torch.Tensor) -> torch.Tensor:
+        return _sum_of_shifted(_sum_of_shifted(maps, dim=3), dim=2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return _sum_of_shifted(_sum_of_shifted(grad, dim=3), dim=2)  # a symmetric window is its own transpose
+
+
+def _sum_of_shifted(maps: torch.Tensor, dim: int) -> torch.Tensor:
+    """SSIM's window along one dimension of [N,1,H,W]."""
+    half, size = WINDOW // 2, maps.shape[dim]
+    weights = [math.exp(-0.5 * (offset / WINDOW_SIGMA) ** 2) for offset in range(half + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    padded = F.pad(maps, (half, half, 0, 0) if dim == 3 else (0, 0, half, half))
+    blurred = padded.narrow(dim, half, size) * (weights[0] / total)
+    for offset in range(1, half + 1):
+        pair = padded.narrow(dim, half - offset, size) + padded.narrow(dim, half + offset, size)
+        blurred.add_(pair, alpha=weights[offset] / total)
+    return blurred

@@ -1,7 +1,7 @@
 """Head, DPM, KL and expected depth in one function that never holds a [B,K,H,W] tensor.
 
-What is computed is said here, how (tile by tile) in `fused_tiles`. `dpm_kl` and `dpm_to_depth` are the oracle: values
-and gradients equal theirs but for rounding.
+What is computed is said here, how in `fused_tiles` (tile by tile, any device) and `fused_triton` (kernels, CUDA).
+`dpm_kl` and `dpm_to_depth` are the oracle: values and gradients equal theirs but for rounding.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from tiekd_cache.dpm import Bins, check_depth, check_form
 from tiekd_cache.errors import ConfigError, ShapeError
 from tiekd_cache.losses.fused_tiles import FusedTerms
+from tiekd_cache.losses.fused_triton import dpm_terms_triton, use_triton
 from tiekd_cache.losses.masked import masked_mean
 
 __all__ = ["Target", "dpm_terms", "fused_dpm_head", "pixel_weights"]
@@ -139,6 +140,10 @@ def dpm_terms(
         features = features.contiguous()  # the arithmetic sees [C, pixels] without a copy
     # What does not count may be anything, NaN too; a depth inside the bins keeps it out of the arithmetic.
     teacher_depth = torch.where(weights > 0, teacher_depth, target.bins.max_depth)
+    if use_triton(features):
+        centers = target.bins.centers.to(features.device)
+        given = (features, weight, bias, teacher_depth, weights, centers, target.sigma, target.sigma_share)
+        return dpm_terms_triton(*given, target.form, with_kl)
     with torch.autocast(features.device.type, enabled=False):  # bf16 would round depth to 1/4 m and worse
         return cast(
             "tuple[torch.Tensor, torch.Tensor]",

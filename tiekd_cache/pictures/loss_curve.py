@@ -87,7 +87,7 @@ def _dress(axes: Axes, values: Map, label: str) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("training step")
-    axes.set_ylabel(f"{label} (no unit)")
+    axes.set_ylabel(label)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
