@@ -93,7 +93,7 @@ def build_parts(
         row_cut = protocol_of(source.name, source.max_depth).first_row
     transform = TrainTransform(config.train.crop, row_cut, config.augmentation)
     student = build_student_from(config, pretrained=config.student.pretrained and initial_weights).to(device)
-    _lay_out(student, config, ranks)
+    lay_out(student, config, ranks)
     objective = Objective.from_config(config.loss, student.bins, output=student.output)
     if objective.needs_gt and not any(source.has_gt(frame_id) for frame_id in source.frame_ids):
         raise ConfigError(
@@ -145,7 +145,7 @@ def _check_division(config: DistillConfig, ranks: Ranks) -> None:
         )
 
 
-def _lay_out(student: Student, config: DistillConfig, ranks: Ranks) -> None:
+def lay_out(student: Student, config: DistillConfig, ranks: Ranks) -> None:
     """Memory layout, and BatchNorm over all GPUs; in place, so that names in files stay the same."""
     if ranks.world_size > 1 and ranks.device.type == "cuda":
         timm_module().layers.convert_sync_batchnorm(student)
