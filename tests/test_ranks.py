@@ -24,7 +24,8 @@ from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.ranks import Ranks
 from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.store import open_store
-from tiekd_cache.training_parts import build_parts
+from tiekd_cache.students import build_student
+from tiekd_cache.training_parts import build_parts, lay_out
 from tiekd_cache.training_step import ShareOfBatches
 
 SETTINGS: dict[str, Any] = {
@@ -93,6 +94,22 @@ def test_a_batch_that_cannot_be_divided_is_refused(store_path: Path) -> None:
         build_parts(
             config, MemoryFrames(6), open_store(store_path), torch.device("cpu"), ranks=Ranks(rank=0, world_size=2)
         )
+
+
+@pytest.mark.parametrize(
+    ("world_size", "device", "synchronised"), [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)]
+)
+def test_batch_norm_is_over_all_gpus_and_names_stay(world_size: int, device: str, synchronised: bool) -> None:
+    for name in ("resnet18", "timm:efficientnet_b0"):  # timm has layers of its own that norm and activate
+        student = build_student(name, pretrained=False, decoder_width=0.125)
+        before = {key: value.shape for key, value in student.state_dict().items()}
+        weights = {id(weight) for weight in student.parameters()}
+        lay_out(student, from_mapping(DistillConfig, settings()), Ranks(0, world_size, torch.device(device)))
+        kinds = [isinstance(m, torch.nn.SyncBatchNorm) for m in student.modules() if hasattr(m, "running_mean")]
+        assert len(kinds) >= 20
+        assert all(kinds) if synchronised else not any(kinds)
+        assert {key: value.shape for key, value in student.state_dict().items()} == before
+        assert {id(weight) for weight in student.parameters()} == weights
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.scalar_log import ScalarLog
 from tiekd_cache.store import ResponseStore
 from tiekd_cache.teacher_stores import fingerprints, stores_record
-from tiekd_cache.training_loop import InterruptedRunError, TrainingLoop
+from tiekd_cache.training_loop import InterruptedRunError, TrainingLoop, best_so_far
 from tiekd_cache.training_parts import TrainingParts, build_parts, num_workers
 from tiekd_cache.training_step import ShareOfBatches
 from tiekd_cache.version import __version__
@@ -93,7 +93,7 @@ def distill(
         config = folder.config()
         _check_same_answers(folder, record, other_store)
     parts = build_parts(config, source, stores, device, initial_weights=not resume, ranks=ranks)
-    done, best = load_checkpoint(folder.last_checkpoint, parts) if resume else (0, None)
+    done = load_checkpoint(folder.last_checkpoint, parts) if resume else 0
     ranks.gather(done)  # no process may find what the first one writes now
     scalars = ScalarLog(folder.tensorboard, done) if config.train.tensorboard and ranks.first else None
     if ranks.first:
@@ -108,7 +108,7 @@ def distill(
         ranks,
         validation=validation,
         scalars=scalars,
-        best=best,
+        best=best_so_far(folder.validations()) if ranks.first else None,
         progress=progress if ranks.first else no_progress_bar,
         note=note,
     )

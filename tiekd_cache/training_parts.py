@@ -94,7 +94,7 @@ def build_parts(
         row_cut = protocol_of(source.name, source.max_depth).first_row
     transform = TrainTransform(config.train.crop, row_cut, config.augmentation)
     student = build_student_from(config, pretrained=config.student.pretrained and initial_weights).to(device)
-    _lay_out(student, config, ranks)
+    lay_out(student, config, ranks)
     mixture = config.teachers
     objective = Objective.from_config(
         config.loss,
@@ -155,7 +155,7 @@ def _check_division(config: DistillConfig, ranks: Ranks) -> None:
         )
 
 
-def _lay_out(student: Student, config: DistillConfig, ranks: Ranks) -> None:
+def lay_out(student: Student, config: DistillConfig, ranks: Ranks) -> None:
     """Memory layout, and BatchNorm over all GPUs; in place, so that names in files stay the same."""
     if ranks.world_size > 1 and ranks.device.type == "cuda":
         timm_module().layers.convert_sync_batchnorm(student)
