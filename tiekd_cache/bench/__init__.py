@@ -1,7 +1,8 @@
-"""Measuring store, stage one and fused head against other ways to do the same, in one run on one machine."""
+"""Measuring store, both stages, loader and fused head against other ways to do the same, in one run on one machine."""
 
 from __future__ import annotations
 
+from tiekd_cache.bench.distill_step import OnlineTeacher, StepRow, bench_step
 from tiekd_cache.bench.dpm_head import HeadRow, HeadSize, bench_head
 from tiekd_cache.bench.loader import LoaderRow, LoaderSettings, bench_loader, made_up_store
 from tiekd_cache.bench.maps import BenchMap, make_maps, read_maps
@@ -16,11 +17,14 @@ __all__ = [
     "HeadSize",
     "LoaderRow",
     "LoaderSettings",
+    "OnlineTeacher",
     "RepeatedFrames",
     "SpeedRow",
+    "StepRow",
     "bench_head",
     "bench_loader",
     "bench_precompute",
+    "bench_step",
     "bench_store",
     "made_up_store",
     "make_maps",

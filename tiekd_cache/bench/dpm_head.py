@@ -7,24 +7,16 @@ ways take turns, so that a machine that slows down slows all of them. Medians ar
 from __future__ import annotations
 
 import math
-import resource
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+from tiekd_cache.bench.measuring import alone, peak_memory, seconds_of
 from tiekd_cache.device import describe_device, resolve_device
 from tiekd_cache.dpm import Bins, dpm_to_depth
-from tiekd_cache.errors import ConfigError, DeviceError
+from tiekd_cache.errors import ConfigError
 from tiekd_cache.losses.dpm_kl import EPSILON, dpm_kl
 from tiekd_cache.losses.fused import fused_dpm_head
 from tiekd_cache.progress import ProgressFactory, progress_bar
@@ -96,11 +88,11 @@ def bench_head(size: HeadSize, *, repeats: int = 3, progress: ProgressFactory = 
     """A row a way; raises DeviceError where a way does not fit into memory."""
     measured: dict[str, list[tuple[float, int]]] = {way: [] for way in PRODUCTS}
     with progress(repeats * len(measured) + 1, "bench head", "run") as bar:
-        products_per_s, bytes_per_s = _alone(measure_rates, size)
+        products_per_s, bytes_per_s = alone(measure_rates, size)
         bar.update(1)
         for _ in range(repeats):
             for way, outcomes in measured.items():
-                outcomes.append(_alone(measure_way, way, size))
+                outcomes.append(alone(measure_way, way, size))
                 bar.update(1)
     seconds = {way: median(s for s, _ in outcomes) for way, outcomes in measured.items()}
     peaks = {way: median(p for _, p in outcomes) for way, outcomes in measured.items()}
@@ -137,9 +129,9 @@ def measure_way(way: str, size: HeadSize) -> tuple[float, int]:
         kl, depth = _terms(way, features, head, teacher_depth, bins, size.sigma)
         (kl + 0.01 * depth.mean()).backward()  # type: ignore[no-untyped-call]
 
-    with _peak_memory(device) as peak:
+    with peak_memory(device) as peak:
         step()
-    return _seconds(step, device), peak[0]
+    return seconds_of(step, device), peak[0]
 
 
 def measure_rates(size: HeadSize) -> tuple[float, float]:
@@ -149,8 +141,8 @@ def measure_rates(size: HeadSize) -> tuple[float, float]:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     source = torch.zeros(1 << 26, device=device)
     copy = source.clone()
-    product_s = min(_seconds(lambda: a @ b, device) for _ in range(5))
-    copy_s = min(_seconds(lambda: copy.copy_(source), device) for _ in range(5))
+    product_s = min(seconds_of(lambda: a @ b, device) for _ in range(5))
+    copy_s = min(seconds_of(lambda: copy.copy_(source), device) for _ in range(5))
     return 2 * side**3 / product_s, 2 * source.nbytes / copy_s
 
 
@@ -164,65 +156,18 @@ def _terms(
     if way == PLAIN:
         kl = dpm_kl(logits, teacher_depth, bins, sigma).mean()
         return kl, dpm_to_depth(torch.softmax(logits.float(), dim=1), bins)
-    centers = bins.centers.to(features.device)[None, :, None, None]
+    kl_map, depth = released_formulas(logits, teacher_depth, bins, sigma)
+    return kl_map.mean(), depth
+
+
+def released_formulas(
+    logits: torch.Tensor, teacher_depth: torch.Tensor, bins: Bins, sigma: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(KL to the teacher's DPM, expected depth), each [B,1,H,W], of logits [B,K,H,W], written down one by one."""
+    centers = bins.centers.to(logits.device)[None, :, None, None]
     density = torch.exp(-((centers - teacher_depth) ** 2) / (2 * sigma**2)) / math.sqrt(2 * math.pi * sigma**2)
     teacher = torch.softmax(torch.where(density < 1e-16, -1000.0, density), dim=1)
     student = torch.softmax(logits.float(), dim=1)
     divergence = teacher * torch.log(teacher / (student + EPSILON) + EPSILON)
     kl_map = torch.where(student == 0, 0.0, divergence).sum(dim=1, keepdim=True)
-    return kl_map.mean(), (student * centers).sum(dim=1, keepdim=True)
-
-
-def _alone(measure: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns in a new process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(measure, *arguments).result()
-        except (RuntimeError, MemoryError) as error:  # torch's, or the process was killed
-            what = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DeviceError(f"{arguments[0]} could not be measured ({what}). Use a smaller --batch.") from None
-
-
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-@contextmanager
-def _peak_memory(device: torch.device) -> Iterator[list[int]]:
-    """A list that holds, after the block, how many bytes more than before it were in use at its worst moment."""
-    peak = [0]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield peak
-        peak[0] = torch.cuda.max_memory_allocated(device) - before
-        return
-    before, done = _resident_bytes(), threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            peak[0] = max(peak[0], _resident_bytes() - before)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
-    peak[0] = max(peak[0], _resident_bytes() - before)
-
-
-def _resident_bytes() -> int:
-    """Bytes of this process in memory now; where the system does not say, the most so far."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
+    return kl_map, (student * centers).sum(dim=1, keepdim=True)

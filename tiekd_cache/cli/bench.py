@@ -24,6 +24,7 @@ def bench() -> None:
       tiekd-cache bench precompute --frames 8
       tiekd-cache bench head
       tiekd-cache bench loader --workers 2
+      tiekd-cache bench step
     """
 
 
@@ -236,3 +237,59 @@ def loader(
     note(f"{rows[0].samples} samples, {workers} loader processes, batches of {batch_size}, to {settings.device}")
     table = [[row.way, f"{row.samples_per_second:.1f}", f"{row.ratio:.3f}"] for row in rows]
     print_table(["way", "samples/s", "ratio to decoding alone"], table)
+
+
+@bench.command()
+@click.option("--student", default="resnet18", show_default=True, help="Which student, random weights.")
+@click.option("--decoder-width", default=1.0, show_default=True, type=float, help="Scales the decoder's channels.")
+@click.option("--teacher", default="bts-resnet50", show_default=True, help="A network, random weights, asked online.")
+@click.option("--batch-size", type=click.IntRange(1), default=2, show_default=True, help="Samples a step.")
+@click.option("--crop", default="352x704", show_default=True, metavar="HxW", help="Of the samples.")
+@click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=2, show_default=True, help="Measured in each process.")
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="The median is shown.")
+@device_option
+@json_option
+def step(
+    student: str,
+    decoder_width: float,
+    teacher: str,
+    batch_size: int,
+    crop: str,
+    precision: str,
+    steps: int,
+    repeats: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Time and memory of a training step from the store, with the released formulas, and with the teacher online.
+
+    \b
+    Examples:
+      tiekd-cache bench step
+      tiekd-cache bench step --student mobilenetv2 --device cuda --precision bf16 --batch-size 16
+    """
+    from tiekd_cache.bench import bench_step, made_up_store
+    from tiekd_cache.data.kitti import KittiFrames
+    from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
+    from tiekd_cache.distill_config import DistillConfig, StudentConfig, TrainConfig
+
+    config = DistillConfig(
+        student=StudentConfig(name=student, pretrained=False, decoder_width=decoder_width),
+        train=TrainConfig(batch_size=batch_size, crop=parse_size(crop), precision=precision),
+    )
+    with tempfile.TemporaryDirectory() as name:
+        kitti = Path(name) / "kitti"
+        write_synthetic_kitti(kitti, train_frames=max(4, batch_size), test_frames=1)
+        store = Path(name) / "made-up.zarr"
+        made_up_store(KittiFrames.open(kitti, None, purpose="train"), store)
+        rows = bench_step(config, kitti, store, teacher, device=device, steps=steps, repeats=repeats)
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=2))
+        return
+    note(f"{rows[0].device}, {student}, {precision}, batches of {batch_size}, crop {crop}; teacher {teacher}")
+    table = [
+        [row.way, f"{row.seconds:.3f}", f"{row.time_ratio:.2f}", f"{row.peak_mb:.0f}", f"{row.memory_ratio:.2f}"]
+        for row in rows
+    ]
+    print_table(["way", "s a step", "ratio", "MB", "ratio"], table)
