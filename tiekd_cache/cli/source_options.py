@@ -77,7 +77,7 @@ def fill_from_run(given: dict[str, Any], run: Mapping[str, Any], *, same_split: 
     if any(given[name] is not None for name in ("kitti", "nyu", "images")):
         return
     recorded = run.get("source", {"kitti": run.get("data"), "split": run.get("split_argument")})
-    if all(recorded.get(name) is None for name in ("kitti", "nyu", "images")):
+    if not isinstance(recorded, Mapping) or not any(recorded.get(name) for name in ("kitti", "nyu", "images")):
         raise ConfigError(
             f"The run was trained on {run.get('dataset')} at {run.get('data')}, which no option names. Name the data "
             "with --kitti, --nyu or --images."
