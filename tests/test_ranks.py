@@ -24,7 +24,8 @@ from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.ranks import Ranks
 from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.store import open_store
-from tiekd_cache.training_parts import build_parts
+from tiekd_cache.students import build_student
+from tiekd_cache.training_parts import build_parts, lay_out
 from tiekd_cache.training_step import ShareOfBatches
 
 SETTINGS: dict[str, Any] = {
@@ -95,6 +96,22 @@ def test_a_batch_that_cannot_be_divided_is_refused(store_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("world_size", "device", "synchronised"), [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)]
+)
+def test_batch_norm_is_over_all_gpus_and_names_stay(world_size: int, device: str, synchronised: bool) -> None:
+    for name in ("resnet18", "timm:efficientnet_b0"):  # timm has layers of its own that norm and activate
+        student = build_student(name, pretrained=False, decoder_width=0.125)
+        before = {key: value.shape for key, value in student.state_dict().items()}
+        weights = {id(weight) for weight in student.parameters()}
+        lay_out(student, from_mapping(DistillConfig, settings()), Ranks(0, world_size, torch.device(device)))
+        kinds = [isinstance(m, torch.nn.SyncBatchNorm) for m in student.modules() if hasattr(m, "running_mean")]
+        assert len(kinds) >= 20
+        assert all(kinds) if synchronised else not any(kinds)
+        assert {key: value.shape for key, value in student.state_dict().items()} == before
+        assert {id(weight) for weight in student.parameters()} == weights
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_two_processes_learn_what_one_does_and_resume_as_one(store_path: Path, tmp_path: Path) -> None:
@@ -107,7 +124,7 @@ def test_two_processes_learn_what_one_does_and_resume_as_one(store_path: Path, t
     records = {name: RunFolder(tmp_path / name).metrics() for name in ("one", "two", "pieces")}
     assert [record["step"] for record in records["two"]] == [1, 2, 3, 4, 5], "one process writes"
     for name in ("two", "pieces"):
-        for key in ("loss", "l_dpm", "l_depth", "grad_norm"):
+        for key in ("loss", "l_dpm", "l_ssim", "grad_norm"):
             assert [record[key] for record in records[name]] == pytest.approx(
                 [record[key] for record in records["one"]], rel=1e-5
             ), (name, key)

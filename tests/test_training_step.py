@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from test_distill import train, with_train
 
 from tiekd_cache import config as c
 from tiekd_cache.data.transforms import Augmentation
-from tiekd_cache.dataset import Sample, collate
+from tiekd_cache.dataset import Sample
 from tiekd_cache.distill_config import DistillConfig, TrainConfig
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
@@ -24,6 +25,8 @@ from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.students import load_student
 from tiekd_cache.training_parts import TrainingParts, build_parts
 from tiekd_cache.training_step import NotFiniteError, training_step
+
+TENSORS = ("image", "teacher_depth", "gt_depth", "valid_mask")
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +38,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
 
 def parts_of(store: ResponseStore, **changes: Any) -> TrainingParts:
     config = replace(with_train(batch_size=4, **changes), augmentation=Augmentation(rotate_p=0.0))
-    return build_parts(config, MemoryFrames(6), store, torch.device("cpu"))
+    return build_parts(config, MemoryFrames(6), [store], torch.device("cpu"))
+
+
+def joined(samples: Sequence[Sample]) -> Sample:
+    """Samples as one batch on the CPU."""
+    fields = [[getattr(sample, name) for sample in samples] for name in TENSORS]
+    names = tuple(frame_id for sample in samples for frame_id in sample.frame_ids)
+    return Sample(names, **{name: torch.stack(field) for name, field in zip(TENSORS, fields, strict=True)})
 
 
 def step_of(parts: TrainingParts, samples: list[Sample], *, still: bool = False, step: int = 1) -> dict[str, float]:
     """A step on the samples in as many passes as the parts say; `still` keeps BatchNorm's statistics out of it."""
     parts.student.train(not still)
     size = len(samples) // parts.accumulate
-    batches = [collate(samples[i : i + size]) for i in range(0, len(samples), size)]
+    batches = [joined(samples[i : i + size]) for i in range(0, len(samples), size)]
     return training_step(parts, batches, step, 35.0, Ranks())[0]
 
 
@@ -65,7 +75,7 @@ def test_bf16_is_near_float32_and_keeps_weights_and_losses_in_float32(store: Res
     assert second["loss"] == pytest.approx(first["loss"], rel=0.02)
     assert second["loss"] != first["loss"]
     assert all(weights.dtype == torch.float32 for weights in half.student.parameters())
-    total, terms = half.module(collate(samples))
+    total, terms = half.module(joined(samples))
     assert {total.dtype, *(term.dtype for term in terms.values())} == {torch.float32}
 
 

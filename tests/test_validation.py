@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -12,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 from fakes import FormulaTeacher, MemoryFrames
-from test_distill import losses, with_train
+from test_distill import StopAfter, losses, with_train
 
 from tiekd_cache import training_loop
-from tiekd_cache.distill import DistillReport
+from tiekd_cache.distill import DistillReport, InterruptedRunError
 from tiekd_cache.errors import CheckpointError, ConfigError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
+from tiekd_cache.progress import no_progress_bar
 from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.stages import run_distill
 from tiekd_cache.store import ResponseStore, open_store
@@ -32,15 +34,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
     return open_store(path)
 
 
-def run(store: ResponseStore, path: Path, note: Callable[[str], None] = print, **train: Any) -> DistillReport:
+def run(
+    store: ResponseStore,
+    path: Path,
+    note: Callable[[str], None] = print,
+    resume: bool = False,
+    progress: Any = no_progress_bar,
+    **train: Any,
+) -> DistillReport:
     return run_distill(
         with_train(picture_frames=0, **train),
         MemoryFrames(6),  # type: ignore[arg-type]
-        store.info.path,
+        [store.info.path],
         path,
         device="cpu",
         validation=MemoryFrames(4, without_gt=[1]),  # type: ignore[arg-type]
         note=note,
+        resume=resume,
+        progress=progress,
     )
 
 
@@ -93,6 +104,19 @@ def test_the_best_validated_student_is_kept_and_training_is_undisturbed(
     early = load_student(tmp_path / "early" / "best.pt").state_dict()
     assert not torch.equal(early["head.weight"], last["head.weight"])
     assert RunFolder(tmp_path / "early").is_finished()
+
+
+def test_a_run_stopped_where_it_would_validate_does_so_when_it_goes_on(store: ResponseStore, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 3, "validate_every": 2, "validate_frames": 1}
+    whole = run(store, tmp_path / "whole", **settings)
+    with pytest.raises(InterruptedRunError):
+        run(store, tmp_path / "run", progress=StopAfter(1, signal.SIGINT), **settings)
+    folder = RunFolder(tmp_path / "run")
+    assert [record["step"] for record in folder.validations()] == [1]
+    assert run(store, tmp_path / "run", resume=True, **settings).best == whole.best
+    assert [record["step"] for record in folder.validations()] == [1, 2, 3]
+    kept, expected = (load_student(tmp_path / name / "best.pt").state_dict() for name in ("run", "whole"))
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
 
 def test_numbers_go_to_tensorboard_or_one_line_says_what_to_install(

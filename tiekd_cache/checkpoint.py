@@ -11,9 +11,7 @@ from tiekd_cache.students.student_io import read_payload, student_payload, write
 from tiekd_cache.training_parts import TrainingParts
 
 
-def save_checkpoint(
-    path: Path, parts: TrainingParts, step: int, run: Mapping[str, Any], best: Mapping[str, float] | None = None
-) -> None:
+def save_checkpoint(path: Path, parts: TrainingParts, step: int, run: Mapping[str, Any]) -> None:
     """Write student, average, optimiser, schedule and step atomically; a kill leaves the previous checkpoint.
 
     No random state is kept: order and augmentation follow from seed and step (dataset.py), and so does what a
@@ -21,7 +19,6 @@ def save_checkpoint(
 
     Args:
         run: what the run is trained from, its store's fingerprint among it.
-        best: step and abs_rel of the best validation so far, if any.
     """
     payload = student_payload(parts.student, {"step": step, **run})
     payload["optimiser"] = parts.optimiser.state_dict()
@@ -29,12 +26,11 @@ def save_checkpoint(
     payload["step"] = step
     payload["total_steps"] = parts.total_steps
     payload["average"] = None if parts.average is None else parts.average.student.state_dict()
-    payload["best"] = None if best is None else dict(best)
     write_payload(path, payload)
 
 
-def load_checkpoint(path: Path, parts: TrainingParts) -> tuple[int, dict[str, float] | None]:
-    """Bring the parts to the checkpoint's state; returns the number of steps done, and the best validation so far.
+def load_checkpoint(path: Path, parts: TrainingParts) -> int:
+    """Bring the parts to the checkpoint's state; returns the number of steps done.
 
     Raises:
         CheckpointError: the file is truncated, or of a run with another student or another length.
@@ -53,4 +49,4 @@ def load_checkpoint(path: Path, parts: TrainingParts) -> tuple[int, dict[str, fl
             parts.average.student.load_state_dict(payload["average"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} does not fit this run: {str(error).splitlines()[0]}. Start a new run.") from None
-    return int(payload["step"]), payload.get("best")
+    return int(payload["step"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from tiekd_cache.checkpoint import save_checkpoint
 from tiekd_cache.data.frame import FrameSource
-from tiekd_cache.dataset import Sample
+from tiekd_cache.dataset import Batch
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import SharedError
 from tiekd_cache.interrupt import StopRequest
@@ -48,7 +49,7 @@ class TrainingLoop:
     note: Callable[[str], None] = lambda text: None
     _shown: dict[str, str] = field(default_factory=dict)
 
-    def run(self, batches: Iterable[Sample], done: int) -> None:
+    def run(self, batches: Iterable[Batch], done: int) -> None:
         """Take the steps after `done`; `batches` are this process's, `accumulate` of them a step.
 
         Raises:
@@ -60,11 +61,13 @@ class TrainingLoop:
         validated = train.validation_steps(len(self.parts.dataset)) if self.validation is not None else set()
         title = f"distill {self.config.student.name}"
         with self.progress(total, title, "step", done) as bar, StopRequest() as stop:
+            if done in validated and all(line["step"] != done for line in self.folder.validations()):
+                self._validate(done)  # the run stopped before it came to this
             for step in range(done + 1, total + 1):
                 stopping = self._step(step, pieces, stop.requested)
                 bar.set_postfix(self._shown, refresh=False)
                 bar.update(1)
-                if step in validated and not stopping:
+                if step in validated and (not stopping or step == total):
                     self._validate(step)
                 if step == total or stopping or step in validated or step % train.save_every == 0:
                     self._save(step)
@@ -74,7 +77,7 @@ class TrainingLoop:
                         f"`tiekd-cache distill --resume --run {self.folder.path}`."
                     )
 
-    def _step(self, step: int, pieces: Iterator[Sample], stop: bool) -> bool:
+    def _step(self, step: int, pieces: Iterator[Batch], stop: bool) -> bool:
         """One step and its line; returns whether any process is asked to stop."""
         train, optimiser = self.config.train, self.config.optimiser
         self.parts.student.train()
@@ -101,15 +104,16 @@ class TrainingLoop:
         metrics = validate(self.parts.best_student, self.validation)
         frames = len(self.validation.frame_ids)
         record = {"step": step, **metrics, "frames": frames, "seconds": round(time.monotonic() - begun, 2)}
-        self.folder.append(self.folder.validation_file, record)
+        if is_better(metrics["abs_rel"], None if self.best is None else self.best["abs_rel"]):
+            self.best = {"step": step, "abs_rel": metrics["abs_rel"]}
+            self.keep_best()
+        self.folder.append(self.folder.validation_file, record)  # a line means that best.pt is written
         if self.scalars is not None:
             self.scalars.add("validation", record)
         self._shown["abs_rel"] = f"{metrics['abs_rel']:.3f}"
         with beside_bars():
-            self.note(f"Step {step}: abs_rel {metrics['abs_rel']:.4f}, rmse {metrics['rmse']:.3f} m on {frames} frames")
-        if is_better(metrics["abs_rel"], None if self.best is None else self.best["abs_rel"]):
-            self.best = {"step": step, "abs_rel": metrics["abs_rel"]}
-            self.keep_best()
+            said = f"abs_rel {metrics['abs_rel']:.4f}, rmse {metrics['rmse']:.3f} m (test frames: {frames})"
+            self.note(f"Step {step}: {said}")
 
     def keep_best(self) -> None:
         """Write best.pt from the student as it is now."""
@@ -118,4 +122,13 @@ class TrainingLoop:
 
     def _save(self, step: int) -> None:
         if self.ranks.first:
-            save_checkpoint(self.folder.last_checkpoint, self.parts, step, self.folder.run(), self.best)
+            save_checkpoint(self.folder.last_checkpoint, self.parts, step, self.folder.run())
+
+
+def best_so_far(validations: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """`step` and `abs_rel` of the first of the best lines of validation.jsonl; None where there is none."""
+    best: dict[str, float] | None = None
+    for line in validations:
+        if is_better(line["abs_rel"], None if best is None else best["abs_rel"]):
+            best = {"step": line["step"], "abs_rel": line["abs_rel"]}
+    return best
