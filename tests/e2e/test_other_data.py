@@ -118,6 +118,31 @@ def test_both_stages_and_the_evaluation_on_rooms(rooms: Path) -> None:
         assert tiekd("evaluate", "--run", "r", "--ranges", ranges, cwd=rooms).code == 2
 
 
+def test_a_recipe_on_rooms_runs_both_stages_and_names_its_data(rooms: Path) -> None:
+    recipe = """
+out = "rooms"
+device = "cpu"
+data = { nyu = "nyu" }
+teacher = { name = "lidar", store = "n.zarr" }
+student = { pretrained = false, decoder_width = 0.125, num_bins = 33, max_depth = 10.0 }
+loss = { sigma = 0.5 }
+train = { steps = 2, batch_size = 1, crop = [64, 96], workers = 0, picture_frames = 1 }
+"""
+    (rooms / "rooms.toml").write_text(recipe)
+    said = succeed("run", "rooms.toml", cwd=rooms)
+    assert "2 responses (0 made now)" in said.err
+    record = json.loads((rooms / "rooms" / "run" / "evaluation.json").read_text())
+    assert (record["dataset"], record["crop"], record["ground_truth_frames"]) == ("nyu", "eigen", 1)
+    assert json.loads((rooms / "rooms" / "run" / "run.json").read_text())["source"] == {"nyu": "nyu"}
+    again = succeed("evaluate", "--run", "rooms/run", "--device", "cpu", "--json", cwd=rooms)
+    assert again.json["ground_truth"] == record["ground_truth"]
+    (rooms / "two.toml").write_text(recipe.replace('nyu = "nyu"', 'nyu = "nyu", kitti = "kitti"'))
+    assert "data.nyu goes neither with data.kitti" in fail("run", "two.toml", cwd=rooms)
+    run_json = rooms / "rooms" / "run" / "run.json"
+    run_json.write_text(json.dumps({**json.loads(run_json.read_text()), "source": "nyu"}))
+    assert "Name the data with --kitti, --nyu or --images" in fail("evaluate", "--run", "rooms/run", cwd=rooms)
+
+
 def test_pictures_have_a_teacher_only(pictures: Path) -> None:
     command = ["precompute", "--teacher", "bts-resnet50", "--weights", "random:0", "--images", "photos/**/*.png"]
     succeed(*command, "--store", "p.zarr", "--device", "cpu", cwd=pictures)
@@ -126,7 +151,7 @@ def test_pictures_have_a_teacher_only(pictures: Path) -> None:
     succeed("distill", "--resume", "--run", "r", "--device", "cpu", cwd=pictures)
     said = succeed("evaluate", "--run", "r", "--device", "cpu", "--json", cwd=pictures)
     assert (said.json["ground_truth"], said.json["teacher_frames"], said.json["dataset"]) == (None, 3, "pictures")
-    assert "needs ground truth, and no frame of photos" in fail(*train, "--loss", "baseline", cwd=pictures)
+    assert "needs ground truth, and none of the 3 frames of photos" in fail(*train, "--loss", "baseline", cwd=pictures)
     others = fail("distill", "--nyu", "photos", "--store", "p.zarr", *SMALL, cwd=pictures)
     assert "No frames of NYU" in others
 

@@ -118,14 +118,15 @@ def fill_from_run(given: dict[str, Any], run: Mapping[str, Any], *, same_split: 
     if any(given[name] is not None for name in ("kitti", "nyu", "images")):
         return
     recorded = run.get("source", {"kitti": run.get("data"), "split": run.get("split_argument")})
-    if recorded.get(IMAGES_FROM_STORE, False):
+    named = recorded if isinstance(recorded, Mapping) else {}
+    if named.get(IMAGES_FROM_STORE, False):
         return  # the store knows no data set; the usual place may have one
-    if all(recorded.get(name) is None for name in ("kitti", "nyu", "images")):
+    if not any(named.get(name) for name in ("kitti", "nyu", "images")):
         raise ConfigError(
             f"The run was trained on {run.get('dataset')} at {run.get('data')}, which no option names. Name the data "
             "with --kitti, --nyu or --images."
         )
     for name in _NAMES:
-        value = recorded.get(name)
+        value = named.get(name)
         if value is not None and given[name] in (None, False) and (same_split or name not in ("split", "skip_missing")):
             given[name] = Path(value) if name in _PATHS else value
