@@ -38,7 +38,7 @@ if __name__ == "__main__":
     training_parts.build_student = build_with_still_norms
     config = c.from_mapping(DistillConfig, json.loads(settings))
     try:
-        run_distill(config, MemoryFrames(6), Path(store), Path(run), device="cpu", resume=resume == "yes")  # type: ignore[arg-type]
+        run_distill(config, MemoryFrames(6), [Path(store)], Path(run), device="cpu", resume=resume == "yes")
     except TiekdError as error:
         print(f"{type(error).__name__}: {error}")
         sys.exit(1)

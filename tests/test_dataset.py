@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tiekd_cache.data.normalize import IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize
 from tiekd_cache.dataset import StepBatches
 
 
@@ -37,3 +41,12 @@ def test_the_order_changes_with_epoch_and_seed() -> None:
 
     assert order(0, 0) != order(0, 1)
     assert order(0, 0) != order(1, 0)
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (4, 5, 7, 3), (2, 3, 5, 7, 3)])
+def test_normalising_is_the_formula_to_the_last_bit_for_one_image_or_many(shape: tuple[int, ...]) -> None:
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    assert torch.equal(normalize(image), ((image / 255.0 - mean) / std).movedim(-1, -3))
+    assert normalize(image).is_contiguous()
+    assert torch.equal(denormalize(normalize(image)), image)

@@ -14,7 +14,7 @@ import torch
 from fakes import FormulaTeacher, MemoryFrames
 
 from tiekd_cache import config as c
-from tiekd_cache.distill import InterruptedRunError, choose_frames, distill
+from tiekd_cache.distill import InterruptedRunError, distill
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import CheckpointError, ConfigError, RangeError, StoreError
 from tiekd_cache.losses.loss_config import OBJECTIVES, LossConfig
@@ -23,6 +23,7 @@ from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.stages import run_distill
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.students import load_student
+from tiekd_cache.teacher_stores import choose_frames
 
 CONFIG = c.from_mapping(
     DistillConfig,
@@ -50,14 +51,14 @@ def losses(run: Path) -> list[float]:
 
 
 def train(store: ResponseStore, run: Path, config: DistillConfig = CONFIG, **kwargs: Any) -> list[float]:
-    source = MemoryFrames(6).subset(choose_frames(MemoryFrames(6).frame_ids, store, config.train.limit_frames))
-    distill(config, source, store, run, device=torch.device("cpu"), **kwargs)
+    source = MemoryFrames(6).subset(choose_frames(MemoryFrames(6).frame_ids, [store], config.train.limit_frames))
+    distill(config, source, [store], run, device=torch.device("cpu"), **kwargs)
     return losses(run)
 
 
 def test_the_loss_falls_and_the_run_folder_is_whole(store: ResponseStore, tmp_path: Path) -> None:
     config = with_train(steps=40)
-    run_distill(config, MemoryFrames(6), store.info.path, tmp_path / "run", device="cpu")
+    run_distill(config, MemoryFrames(6), [store.info.path], tmp_path / "run", device="cpu")
     values = losses(tmp_path / "run")
     assert len(values) == 40
     assert sum(values[-10:]) < 0.85 * sum(values[:10])
@@ -198,10 +199,10 @@ def test_a_truncated_checkpoint_is_one_clear_error(store: ResponseStore, tmp_pat
 def test_frames_without_a_response_are_left_out_only_with_a_reason(store: ResponseStore, tmp_path: Path) -> None:
     more = MemoryFrames(8)
     with pytest.raises(StoreError, match="lacks 2 of the split's 8 frames"):
-        choose_frames(more.frame_ids, store, None)
+        choose_frames(more.frame_ids, [store], None)
     with pytest.raises(ConfigError, match="none of the split's 1 frames"):
-        choose_frames(["elsewhere/image_02/0000000000"], store, None)
-    assert choose_frames(more.frame_ids[:3], store, 2) == more.frame_ids[:2]
+        choose_frames(["elsewhere/image_02/0000000000"], [store], None)
+    assert choose_frames(more.frame_ids[:3], [store], 2) == more.frame_ids[:2]
 
 
 def test_an_unfinished_store_is_refused_unless_allowed(tmp_path: Path) -> None:
@@ -211,8 +212,8 @@ def test_an_unfinished_store_is_refused_unless_allowed(tmp_path: Path) -> None:
         precompute(spoiled, source, tmp_path / "a.zarr", PrecomputeConfig(shard_frames=2))
     path = tmp_path / "a.zarr"
     with pytest.raises(StoreError, match="4 of 6"):
-        run_distill(CONFIG, source, path, tmp_path / "run", device="cpu")
-    run_distill(CONFIG, source, path, tmp_path / "run", device="cpu", allow_partial=True)
+        run_distill(CONFIG, source, [path], tmp_path / "run", device="cpu")
+    run_distill(CONFIG, source, [path], tmp_path / "run", device="cpu", allow_partial=True)
     assert RunFolder(tmp_path / "run").run()["frames"] == 4
 
 
@@ -221,5 +222,5 @@ def test_a_store_of_other_data_is_refused_before_anything_is_trained(tmp_path: P
     precompute(FormulaTeacher(), source, tmp_path / "a.zarr", PrecomputeConfig())
     source.name = "elsewhere"
     with pytest.raises(ConfigError, match="was made from memory, the frames to train on are elsewhere"):
-        run_distill(CONFIG, source, tmp_path / "a.zarr", tmp_path / "run", device="cpu")
+        run_distill(CONFIG, source, [tmp_path / "a.zarr"], tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

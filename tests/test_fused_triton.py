@@ -53,7 +53,7 @@ def check(case: Case, found: Errors, slack: float = 1.0) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_equal_the_oracle(name: str, interpreted: dict[str, Any]) -> None:
     found = Errors(**interpreted["cases"][name])
-    check(CASES[name], found)
+    check(CASES[name], found, slack=max(1.0, CASES[name].logit_scale / 4))
     assert found.same_strides or CASES[name].layout != "channels_last"
 
 

@@ -18,12 +18,13 @@ from test_distill import CONFIG, StopAfter, losses, train, with_train
 
 from tiekd_cache import training_parts
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
-from tiekd_cache.distill import InterruptedRunError, choose_frames, distill
+from tiekd_cache.distill import InterruptedRunError, distill
 from tiekd_cache.errors import StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.students import load_student
+from tiekd_cache.teacher_stores import choose_frames
 
 sys.path.insert(0, str(Path(__file__).parent / "e2e"))
 
@@ -98,9 +99,9 @@ def test_another_store_only_when_told_and_it_is_recorded(store: ResponseStore, t
 def test_other_frames_of_the_same_store_are_refused_too(store: ResponseStore, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError):
         train(store, tmp_path / "run", progress=StopAfter(2, signal.SIGINT))
-    fewer = MemoryFrames(6).subset(choose_frames(MemoryFrames(6).frame_ids, store, 4))
+    fewer = MemoryFrames(6).subset(choose_frames(MemoryFrames(6).frame_ids, [store], 4))
     with pytest.raises(StoreError, match="trained on 6 frames, but these 4 are others"):
-        distill(CONFIG, fewer, store, tmp_path / "run", device=torch.device("cpu"), resume=True)
+        distill(CONFIG, fewer, [store], tmp_path / "run", device=torch.device("cpu"), resume=True)
 
 
 def test_a_run_without_a_checkpoint_starts_anew_and_leaves_nothing_old(store: ResponseStore, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
 
 
 def build(store: ResponseStore, **changes: Any) -> TrainingParts:
-    return build_parts(config_with(**changes), MemoryFrames(6), store, torch.device("cpu"))
+    return build_parts(config_with(**changes), MemoryFrames(6), [store], torch.device("cpu"))
 
 
 def config_with(**changes: Any) -> DistillConfig:
@@ -77,6 +77,8 @@ ARRIVES: dict[str, tuple[Any, Callable[[TrainingParts], Any]]] = {
     "train.channels_last": (True, lambda p: p.module.channels_last),
     "train.accumulate": (2, lambda p: p.accumulate),
     "train.ema_decay": (0.5, lambda p: 0.0 if p.average is None else p.average.decay),
+    "teachers.mix": ("sample", lambda p: p.dataset.mix),
+    "teachers.weights": ((2.0,), lambda p: p.dataset.weights),
     "train.seed": (9, lambda p: (p.dataset.seed, float(p.student.head.weight.detach().sum()))),
 }
 EXPECTED: dict[str, Any] = {
@@ -162,8 +164,8 @@ def test_a_crop_larger_than_the_images_is_refused(store: ResponseStore) -> None:
 def test_ground_truth_that_no_frame_has_is_refused(store: ResponseStore, terms: dict[str, float]) -> None:
     without, config = MemoryFrames(6, without_gt=range(6)), config_with(loss__terms=terms)
     with pytest.raises(ConfigError, match="needs ground truth, and none of the 6 frames"):
-        build_parts(config, without, store, torch.device("cpu"))
-    build_parts(config_with(), without, store, torch.device("cpu"))  # the default loss needs none
+        build_parts(config, without, [store], torch.device("cpu"))
+    build_parts(config_with(), without, [store], torch.device("cpu"))  # the default loss needs none
 
 
 def test_the_row_cut_is_the_data_sets_where_none_is_given(store: ResponseStore) -> None:
@@ -172,5 +174,5 @@ def test_the_row_cut_is_the_data_sets_where_none_is_given(store: ResponseStore) 
     for name, expected in (("kitti", 110), ("nyu", 0), ("pictures", 0)):
         source = MemoryFrames(6)
         source.name = name
-        parts = build_parts(c.from_mapping(DistillConfig, mapping), source, store, torch.device("cpu"))
+        parts = build_parts(c.from_mapping(DistillConfig, mapping), source, [store], torch.device("cpu"))
         assert parts.dataset.transform.row_cut == expected

@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
 
 def parts_of(store: ResponseStore, **changes: Any) -> TrainingParts:
     config = replace(with_train(batch_size=4, **changes), augmentation=Augmentation(rotate_p=0.0))
-    return build_parts(config, MemoryFrames(6), store, torch.device("cpu"))
+    return build_parts(config, MemoryFrames(6), [store], torch.device("cpu"))
 
 
 def joined(samples: Sequence[Sample]) -> Sample:

@@ -45,7 +45,7 @@ def run(
     return run_distill(
         with_train(picture_frames=0, **train),
         MemoryFrames(6),  # type: ignore[arg-type]
-        store.info.path,
+        [store.info.path],
         path,
         device="cpu",
         validation=MemoryFrames(4, without_gt=[1]),  # type: ignore[arg-type]

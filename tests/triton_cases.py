@@ -36,6 +36,7 @@ class Case:
     Attributes:
         head_dtype: of weight and bias; empty = as the features.
         programs: HEAD_PROGRAMS; few of them work on many tiles each.
+        logit_scale: standard deviation of the logits; at 100 most of the student's probabilities are exactly 0.
         snapped: depths lie three quarters into their bins. For 257 bins and sigma 0.8 m no bin is then on the density
             floor, in by one rounding and out by another, as is one of about a hundred thousand otherwise.
     """
@@ -52,6 +53,7 @@ class Case:
     layout: str = "contiguous"
     with_kl: bool = True
     snapped: bool = False
+    logit_scale: float = 4.0
     programs: int = 512
 
     @property
@@ -74,7 +76,7 @@ CASES = {
         "slices": Case(form, layout="slices", teachers=1, num_bins=19, sigma=3.0),
         "depth alone": Case(form, with_kl=False, num_bins=19, sigma=3.0),
     }.items()
-}
+} | {"released student probabilities of 0": Case(logit_scale=100.0, teachers=1)}
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ def problem(case: Case, device: str = "cpu") -> dict[str, torch.Tensor]:
         features = features.contiguous(memory_format=torch.channels_last)
     tensors = {
         "features": features[..., ::2] if case.layout == "slices" else features,
-        "weight": (4 / channels**0.5 * torch.randn(case.num_bins, channels, 1, 1, generator=g)).to(device, head_dtype),
+        "weight": (case.logit_scale / channels**0.5 * torch.randn(case.num_bins, channels, 1, 1, generator=g)).to(
+            device, head_dtype
+        ),
         "bias": torch.randn(case.num_bins, generator=g).to(device, head_dtype),
     }
     tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}

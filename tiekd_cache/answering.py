@@ -222,3 +222,8 @@ def _check(low: float, high: float, teacher: Teacher, frame_id: str, rules: Answ
             f"Teacher depth {high:.1f} m exceeds the store limit of {rules.max_depth:g} m (frame "
             f"{frame_id}, teacher {teacher.name}). Pass --max-depth {int(np.ceil(high))}, or --clip."
         )
+
+
+def in_batches(frame_ids: Sequence[str], batch_size: int) -> list[Sequence[str]]:
+    """The frames in their order, `batch_size` at a time; the last batch has what is left."""
+    return [frame_ids[i : i + batch_size] for i in range(0, len(frame_ids), batch_size)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -12,7 +14,9 @@ from torch.utils.data import Dataset, Sampler
 from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.data.normalize import normalize
 from tiekd_cache.data.transforms import TrainTransform
-from tiekd_cache.errors import ShapeError
+from tiekd_cache.distill_config import TeachersConfig
+from tiekd_cache.errors import ConfigError, ShapeError
+from tiekd_cache.interrupt import ignore_interrupts
 from tiekd_cache.store import ResponseStore
 
 Position = tuple[int, int]
@@ -26,9 +30,9 @@ class Sample:
     Attributes:
         frame_ids: which frames these are.
         image: [3,h,w] float32, ImageNet-normalised.
-        teacher_depth: [1,h,w] float32, metres, 0 = missing.
+        teacher_depth: [T,h,w] float32, metres, 0 = missing; T teachers, 1 where one is drawn for each sample.
         gt_depth: [1,h,w] float32, metres, 0 = missing.
-        valid_mask: [1,h,w] bool, where the teacher has an answer.
+        valid_mask: [T,h,w] bool, where a teacher has an answer.
     """
 
     frame_ids: tuple[str, ...]
@@ -37,82 +41,140 @@ class Sample:
     gt_depth: torch.Tensor
     valid_mask: torch.Tensor
 
-    def to(self, device: torch.device) -> Sample:
-        """The same on another device."""
-        return Sample(
-            self.frame_ids,
-            self.image.to(device, non_blocking=True),
-            self.teacher_depth.to(device, non_blocking=True),
-            self.gt_depth.to(device, non_blocking=True),
-            self.valid_mask.to(device, non_blocking=True),
-        )
 
-    def pin_memory(self) -> Sample:
+@dataclass(frozen=True)
+class Batch:
+    """B samples as the loader makes them: only what cannot be had from the rest, in a quarter of the bytes.
+
+    Attributes:
+        frame_ids: which frames these are.
+        image: [B,h,w,3] uint8 RGB.
+        teacher_depth: [B,T,h,w] float32, metres, 0 = missing.
+        gt_depth: [B,1,h,w] float32, metres, 0 = missing; None where it was not asked for.
+    """
+
+    frame_ids: tuple[str, ...]
+    image: torch.Tensor
+    teacher_depth: torch.Tensor
+    gt_depth: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> Sample:
+        """What a training step takes, on a device: there the image is normalised and the mask made.
+
+        On a GPU, value/255 may differ from the CPU's in the last bit.
+        """
+        teacher_depth = self.teacher_depth.to(device, non_blocking=True)
+        if self.gt_depth is None:
+            batch, _, height, width = teacher_depth.shape
+            gt_depth = teacher_depth.new_zeros((batch, 1, height, width))
+        else:
+            gt_depth = self.gt_depth.to(device, non_blocking=True)
+        image = normalize(self.image.to(device, non_blocking=True))
+        return Sample(self.frame_ids, image, teacher_depth, gt_depth, teacher_depth > 0)
+
+    def pin_memory(self) -> Batch:
         """The same in page-locked memory; called by the DataLoader."""
-        return Sample(
-            self.frame_ids,
-            self.image.pin_memory(),
-            self.teacher_depth.pin_memory(),
-            self.gt_depth.pin_memory(),
-            self.valid_mask.pin_memory(),
-        )
+        gt_depth = None if self.gt_depth is None else self.gt_depth.pin_memory()
+        return Batch(self.frame_ids, self.image.pin_memory(), self.teacher_depth.pin_memory(), gt_depth)
 
 
 class ResponseDataset(Dataset[Sample]):
-    """Samples by (epoch, index).
+    """Samples by (epoch, index); a DataLoader gets whole batches of them.
 
     A sample depends on the seed, the epoch and the index alone: not on the number of workers, nor on what
-    was drawn before. That is what makes a resumed run equal an undisturbed one.
+    was drawn before, nor on its batch. That is what makes a resumed run equal an undisturbed one.
 
     Args:
         source: images (and ground truth) of the frames.
-        store: the teacher's responses; must hold every frame of the source.
+        stores: the teachers' responses; each must hold every frame of the source.
         transform: augmentation and crop.
         seed: of all augmentation.
         with_gt: read ground truth, too; without it `gt_depth` is zero everywhere.
+        mix: `average` gives the responses of all stores, T = their number; `sample` those of one, drawn for each
+            sample by a generator of its own, so that the augmentation is that of a single store.
+        weights: how often `sample` draws each store, relative to the others; empty = equally often.
+    Raises:
+        ConfigError: the weights are not as many as the stores; or ground truth is asked for and no frame has any.
     """
 
     def __init__(
-        self, source: FrameSource, store: ResponseStore, transform: TrainTransform, seed: int, with_gt: bool = False
+        self,
+        source: FrameSource,
+        stores: Sequence[ResponseStore],
+        transform: TrainTransform,
+        seed: int,
+        with_gt: bool = False,
+        mix: str = "average",
+        weights: Sequence[float] = (),
     ) -> None:
-        self.source, self.store, self.transform, self.seed, self.with_gt = source, store, transform, seed, with_gt
+        self.source, self.stores, self.transform, self.seed = source, list(stores), transform, seed
+        self.with_gt, self.mix, self.weights = with_gt, mix, tuple(weights)
+        if with_gt and not any(map(source.has_gt, source.frame_ids)):
+            raise ConfigError(
+                f"The loss needs ground truth, and none of the {len(source.frame_ids)} frames of {source.split} has any"
+                " here (images out of a store have none). Name the data set with --kitti, or another --loss."
+            )
+        shares = TeachersConfig(mix, self.weights).shares(len(self.stores))
+        self._bounds = np.cumsum(shares)[:-1]
 
     def __len__(self) -> int:
         return len(self.source.frame_ids)
 
     def __getitem__(self, position: Position) -> Sample:
-        epoch, index = position
-        frame_id = self.source.frame_ids[index]
-        teacher_depth = self.store[frame_id]
-        frame = self.source.load(frame_id, with_gt=self.with_gt and self.source.has_gt(frame_id))
-        if teacher_depth.shape != frame.image.shape[:2]:
-            raise ShapeError(
-                f"The response to {frame_id} is {teacher_depth.shape} but its image is {frame.image.shape[:2]} "
-                f"(store {self.store.info.path}): make the store again from these images."
-            )
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, teacher_depth, gt_depth = self.transform(frame.image, teacher_depth, frame.gt_depth, rng)
-        if gt_depth is None:
-            gt_depth = np.zeros_like(teacher_depth)
-        teacher = torch.from_numpy(teacher_depth)[None]
-        return Sample(
-            frame_ids=(frame_id,),
-            image=normalize(torch.from_numpy(image)),
-            teacher_depth=teacher,
-            gt_depth=torch.from_numpy(gt_depth)[None],
-            valid_mask=teacher > 0,
+        batch = self.__getitems__([position]).to(torch.device("cpu"))
+        parts = (batch.image, batch.teacher_depth, batch.gt_depth, batch.valid_mask)
+        return Sample(batch.frame_ids, *(part[0] for part in parts))
+
+    def __getitems__(self, positions: Sequence[Position]) -> Batch:
+        """The samples of several positions as one batch, each written once, where it stays."""
+        count, size = len(positions), self.transform.crop
+        teachers = 1 if self.mix == "sample" else len(self.stores)
+        # numpy asks for huge pages, torch does not: a quarter of the time to touch so much fresh memory
+        image = np.empty((count, *size, 3), np.uint8)
+        teacher_depth = np.empty((count, teachers, *size), np.float32)
+        gt_depth = np.zeros((count, 1, *size), np.float32) if self.with_gt else None
+        response = np.empty((1, *self.source.image_size), np.float32)  # each is read into this one
+        for i, (epoch, index) in enumerate(positions):
+            frame_id = self.source.frame_ids[index]
+            frame = self.source.load(frame_id, with_gt=self.with_gt and self.source.has_gt(frame_id))
+            shown = (frame.image.shape[0], frame.image.shape[1])
+            place = self.transform.place(shown, np.random.default_rng([self.seed, epoch, index]))
+            place.image(frame.image, image[i])
+            for t, store in enumerate(self._asked(epoch, index)):
+                _check_size(store, frame_id, shown)
+                place.depth(store.read([frame_id], out=response)[0], teacher_depth[i, t])
+            if gt_depth is not None and frame.gt_depth is not None:
+                place.depth(frame.gt_depth, gt_depth[i, 0])
+        frame_ids = tuple(self.source.frame_ids[index] for _, index in positions)
+        on_host = None if gt_depth is None else torch.from_numpy(gt_depth)
+        return Batch(frame_ids, torch.from_numpy(image), torch.from_numpy(teacher_depth), on_host)
+
+    def _asked(self, epoch: int, index: int) -> list[ResponseStore]:
+        """The stores whose responses a sample has."""
+        if self.mix != "sample":
+            return self.stores
+        drawn = np.random.default_rng([self.seed, epoch, index, 1]).random()
+        return [self.stores[int(np.searchsorted(self._bounds, drawn, side="right"))]]
+
+
+def collate(batch: Any) -> Batch:
+    """A batch as `ResponseDataset.__getitems__` made it: nothing is left to be put together."""
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def start_worker(worker: int) -> None:
+    """For loader processes: Ctrl-C is their parent's affair, and OpenCV starts no threads of its own in each."""
+    ignore_interrupts(worker)
+    cv2.setNumThreads(0)
+
+
+def _check_size(store: ResponseStore, frame_id: str, shown: tuple[int, int]) -> None:
+    if store.schema.image_size != shown:
+        raise ShapeError(
+            f"The response to {frame_id} is {store.schema.image_size} but its image is {shown} "
+            f"(store {store.info.path}): make the store again from these images."
         )
-
-
-def collate(samples: Sequence[Sample]) -> Sample:
-    """Samples -> one batch."""
-    return Sample(
-        tuple(frame_id for sample in samples for frame_id in sample.frame_ids),
-        torch.stack([sample.image for sample in samples]),
-        torch.stack([sample.teacher_depth for sample in samples]),
-        torch.stack([sample.gt_depth for sample in samples]),
-        torch.stack([sample.valid_mask for sample in samples]),
-    )
 
 
 class StepBatches(Sampler[list[Position]]):

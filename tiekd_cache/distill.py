@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,21 +16,21 @@ from torch.utils.data import DataLoader
 
 from tiekd_cache.checkpoint import load_checkpoint
 from tiekd_cache.data.frame import FrameSource
-from tiekd_cache.dataset import Sample, StepBatches, collate
+from tiekd_cache.dataset import Batch, StepBatches, collate, start_worker
 from tiekd_cache.distill_config import DistillConfig
-from tiekd_cache.errors import ConfigError, StoreError
-from tiekd_cache.interrupt import ignore_interrupts
+from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import ProgressFactory, no_progress_bar, progress_bar
 from tiekd_cache.ranks import Ranks
 from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.scalar_log import ScalarLog
 from tiekd_cache.store import ResponseStore
+from tiekd_cache.teacher_stores import fingerprints, stores_record
 from tiekd_cache.training_loop import InterruptedRunError, TrainingLoop, best_so_far
 from tiekd_cache.training_parts import TrainingParts, build_parts, num_workers
 from tiekd_cache.training_step import ShareOfBatches
 from tiekd_cache.version import __version__
 
-__all__ = ["DistillReport", "InterruptedRunError", "choose_frames", "distill"]
+__all__ = ["DistillReport", "InterruptedRunError", "distill"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DistillReport:
 def distill(
     config: DistillConfig,
     source: FrameSource,
-    store: ResponseStore,
+    stores: Sequence[ResponseStore],
     run_path: Path,
     *,
     device: torch.device,
@@ -72,7 +72,7 @@ def distill(
     """Trains the student that `config` names and leaves everything in the run folder.
 
     Args:
-        source: the frames to train on; the store must hold a response to each.
+        source: the frames to train on; each store must hold a response to each.
         resume: go on from the run folder's last checkpoint; settings are then the run's own.
         other_store: resume with another store or other frames than the run was trained from; `run.json` records it.
         validation: frames with ground truth to validate on now and then; None = no validation.
@@ -80,7 +80,7 @@ def distill(
         origin: what else `run.json` shall record, e.g. where the data lie.
         note: told what a user should read, a sentence at a time.
     Raises:
-        ConfigError, StoreError: settings, run folder and store do not fit together.
+        ConfigError, StoreError: settings, run folder and stores do not fit together.
         NotFiniteError: a loss or gradient became NaN or infinite; names the step's frames.
         InterruptedRunError: Ctrl-C; a checkpoint of the last whole step is saved.
     """
@@ -88,11 +88,11 @@ def distill(
     ranks = Ranks(device=device) if ranks is None else ranks
     resume = resume and RunFolder(run_path).last_checkpoint.exists()
     folder = RunFolder.open(run_path) if resume else RunFolder.unused(run_path)
-    record = _run_record(source, store)
+    record = _run_record(source, stores)
     if resume:
         config = folder.config()
         _check_same_answers(folder, record, other_store)
-    parts = build_parts(config, source, store, device, initial_weights=not resume, ranks=ranks)
+    parts = build_parts(config, source, stores, device, initial_weights=not resume, ranks=ranks)
     done = load_checkpoint(folder.last_checkpoint, parts) if resume else 0
     ranks.gather(done)  # no process may find what the first one writes now
     scalars = ScalarLog(folder.tensorboard, done) if config.train.tensorboard and ranks.first else None
@@ -134,7 +134,7 @@ def distill(
     )
 
 
-def _loader(config: DistillConfig, parts: TrainingParts, ranks: Ranks, done: int) -> Iterable[Sample]:
+def _loader(config: DistillConfig, parts: TrainingParts, ranks: Ranks, done: int) -> Iterable[Batch]:
     order = StepBatches(len(parts.dataset), config.train.batch_size, done, parts.total_steps, config.train.seed)
     return DataLoader(
         parts.dataset,
@@ -142,16 +142,13 @@ def _loader(config: DistillConfig, parts: TrainingParts, ranks: Ranks, done: int
         collate_fn=collate,
         num_workers=num_workers(config),
         pin_memory=ranks.device.type == "cuda",
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=start_worker,
     )
 
 
-def _run_record(source: FrameSource, store: ResponseStore) -> dict[str, Any]:
-    schema = store.info.schema
+def _run_record(source: FrameSource, stores: Sequence[ResponseStore]) -> dict[str, Any]:
     return {
-        "store": str(store.info.path),
-        "fingerprint": schema.fingerprint,
-        "teacher": dict(schema.teacher),
+        **stores_record(stores),
         "dataset": source.name,
         "split": source.split,
         "frames": len(source.frame_ids),
@@ -166,11 +163,12 @@ def _check_same_answers(folder: RunFolder, record: Mapping[str, Any], other_stor
     before = folder.run()
     if other_store:
         return
-    if before["fingerprint"] != record["fingerprint"]:
+    was, now = fingerprints(before), fingerprints(record)
+    if was != now:
+        names = ", ".join(str(entry["store"]) for entry in record["stores"])
         raise StoreError(
-            f"The run {folder.path} was trained from store {before['fingerprint'][:12]}, but {record['store']} is "
-            f"{record['fingerprint'][:12]}: other answers. Name the run's own store, start a new run, or pass "
-            "--other-store to go on with these."
+            f"The run {folder.path} was trained from store {_short(was)}, but {names} is {_short(now)}: other answers. "
+            "Name the run's own stores in their order, start a new run, or pass --other-store to go on with these."
         )
     if before.get("frames_digest", record["frames_digest"]) != record["frames_digest"]:
         raise StoreError(
@@ -182,39 +180,19 @@ def _check_same_answers(folder: RunFolder, record: Mapping[str, Any], other_stor
 def _note_other_answers(folder: RunFolder, record: Mapping[str, Any], done: int) -> None:
     """Record in run.json that the run goes on with another store or other frames, and since which step."""
     before = folder.run()
-    keys = ("store", "fingerprint", "teacher", "frames", "frames_digest")
-    unchanged = before["fingerprint"], before.get("frames_digest", record["frames_digest"])
-    if unchanged == (record["fingerprint"], record["frames_digest"]):
+    keys = ("store", "fingerprint", "teacher", "stores", "frames", "frames_digest")
+    unchanged = fingerprints(before), before.get("frames_digest", record["frames_digest"])
+    if unchanged == (fingerprints(record), record["frames_digest"]):
         return
     earlier = {**{key: before.get(key) for key in keys}, "until_step": done}
     changed = {key: record[key] for key in keys}
     folder.update_run(**changed, earlier_stores=[*before.get("earlier_stores", []), earlier])
 
 
+def _short(fingerprints: Sequence[str]) -> str:
+    return ", ".join(fingerprint[:12] for fingerprint in fingerprints)
+
+
 def _mean(values: Iterable[float]) -> float:
     numbers = list(values)
     return sum(numbers) / len(numbers) if numbers else math.nan
-
-
-def choose_frames(source_ids: Iterable[str], store: ResponseStore, limit: int | None) -> list[str]:
-    """The frames to train on: those of the split that the store answers, in the split's order.
-
-    Raises:
-        ConfigError: the store answers none of them.
-        StoreError: frames of the split are missing, and the store does not say why.
-    """
-    skipped = {str(frame["frame_id"]) for frame in store.info.schema.dataset.get("skipped", [])}
-    wanted = [frame_id for frame_id in source_ids if frame_id not in skipped]
-    missing = [frame_id for frame_id in wanted if frame_id not in store]
-    if missing and len(missing) == len(wanted):
-        raise ConfigError(
-            f"The store {store.info.path} answers none of the split's {len(wanted)} frames (the first: {wanted[0]}). "
-            "Precompute this split, or name the store's own with --split."
-        )
-    if missing and store.info.num_done == store.info.num_frames:
-        raise StoreError(
-            f"The store {store.info.path} lacks {len(missing)} of the split's {len(wanted)} frames (the first: "
-            f"{missing[0]}). Precompute this split into a store of its own, or name the store's split with --split."
-        )
-    frames = [frame_id for frame_id in wanted if frame_id in store]
-    return frames[:limit]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from tiekd_cache.data.transforms import Augmentation
@@ -129,6 +130,39 @@ class TrainConfig:
         return {min(100, max(1, total // 100)), *range(every, total, every), total}
 
 
+MIXES = ("average", "sample")
+"""What becomes of several stores' responses to a frame."""
+
+
+@dataclass(frozen=True)
+class TeachersConfig:
+    """How a student learns from several stores; without effect where there is one.
+
+    Attributes:
+        mix: `average` puts every store's response into each sample (the loss averages over them); `sample` one of
+            them, drawn for each sample.
+        weights: of the stores, in their order, relative to each other; empty = equal.
+    """
+
+    mix: str = "average"
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mix not in MIXES:
+            raise ConfigError(f"teachers.mix = '{self.mix}' is not known. Use one of: {', '.join(MIXES)}.")
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ConfigError(f"teachers.weights = {list(self.weights)}: each must be positive and finite.")
+
+    def shares(self, num_stores: int) -> tuple[float, ...]:
+        """Each store's weight, so that they sum to 1; raises ConfigError where they are not as many as the stores."""
+        if self.weights and len(self.weights) != num_stores:
+            raise ConfigError(
+                f"{len(self.weights)} teachers.weights for {num_stores} stores: give a --store-weight for each --store."
+            )
+        weights = self.weights or (1.0,) * num_stores
+        return tuple(weight / sum(weights) for weight in weights)
+
+
 @dataclass(frozen=True)
 class DistillConfig:
     """Everything that determines a run of stage two, but for the data and the store."""
@@ -138,3 +172,4 @@ class DistillConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    teachers: TeachersConfig = field(default_factory=TeachersConfig)

@@ -148,7 +148,7 @@ def _distill_or_skip(
     report = run_distill(
         recipe.distill,
         train,
-        recipe.store_path,
+        recipe.store_paths,
         run_path,
         device=recipe.device,
         resume=started,

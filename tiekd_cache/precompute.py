@@ -17,57 +17,38 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tiekd_cache.answering import MIN_DEPTH_M, AnswerRules, answer_batches, ask, load_batch, split_answerable
+from tiekd_cache.answering import (
+    MIN_DEPTH_M,
+    answer_batches,
+    ask,
+    in_batches,
+    load_batch,
+    split_answerable,
+)
 from tiekd_cache.data.frame import DepthMap, FrameSource
 from tiekd_cache.device import describe_device
 from tiekd_cache.errors import DataError
 from tiekd_cache.filling import Claim, Pieces, fill_store, frames_to_make
+from tiekd_cache.image_filling import fill_images
 from tiekd_cache.launch import Launch, ShardRange
+from tiekd_cache.precompute_config import PrecomputeConfig
 from tiekd_cache.progress import ProgressFactory, progress_bar
-from tiekd_cache.speed import check_precision, compile_networks, default_batch_size, lay_out, precision_difference
+from tiekd_cache.speed import check_precision, compile_networks, lay_out, precision_difference
 from tiekd_cache.statistics import ShardStatistics, read_statistics, shard_statistics
-from tiekd_cache.store import StoreSchema, StoreWriter
+from tiekd_cache.store import ImageWriter, StoreSchema, StoreWriter
 from tiekd_cache.teachers import Teacher
 
-
-@dataclass(frozen=True)
-class PrecomputeConfig:
-    """Settings of stage one.
-
-    Attributes:
-        batch_size: frames a forward pass, mirror images not counted; None = 1 on a CPU, 4 on a GPU.
-        flip_average: average with the mirrored image's answer; None = as the teacher's kind suggests.
-        max_depth: metres; a response beyond it stops the run; None = the data set's own (80 for KITTI).
-        clip: cut responses to `max_depth` instead of stopping.
-        shard_frames: frames a shard: what a kill can cost, and what one file holds.
-        step: metres; what a response is rounded to. None = 1/64 m, and 1/512 m where max_depth is at most 16 m.
-        workers: threads that decode images ahead.
-        precision: float32, bf16 or fp16: what the teacher computes in.
-        channels_last: memory layout of its networks; None = what is faster on the device.
-        compile: compile its networks first.
-    """
-
-    batch_size: int | None = None
-    flip_average: bool | None = None
-    max_depth: float | None = None
-    clip: bool = False
-    shard_frames: int = 64
-    step: float | None = None
-    workers: int = 4
-    precision: str = "float32"
-    channels_last: bool | None = None
-    compile: bool = False
-
-    def rules(self, teacher: Teacher, source: FrameSource) -> AnswerRules:
-        """What was left to the teacher and to the data, decided."""
-        return AnswerRules(
-            batch_size=default_batch_size(teacher.device) if self.batch_size is None else self.batch_size,
-            flip_average=teacher.flip_average if self.flip_average is None else self.flip_average,
-            max_depth=source.max_depth if self.max_depth is None else self.max_depth,
-            clip=self.clip,
-            precision=self.precision,
-            workers=self.workers,
-        )
+__all__ = [
+    "PrecomputeConfig",
+    "PrecomputeReport",
+    "answer_frames",
+    "build_schema",
+    "make_shard",
+    "make_shards",
+    "open_writer",
+    "precompute",
+    "warm_up",
+]
 
 
 @dataclass(frozen=True)
@@ -197,13 +178,15 @@ def make_shards(
         note: takes sentences for the user.
     """
     rules = config.rules(teacher, source)
+    if config.with_images:
+        fill_images(ImageWriter.open(writer.path), source, shards, workers=rules.workers, note=note)
 
     def answer(claims: Iterator[Claim]) -> Pieces:
         asked: deque[Claim] = deque()
 
         def batches() -> Iterator[Sequence[str]]:
             for claim in claims:
-                for batch in _batches(claim.frame_ids, rules.batch_size):
+                for batch in in_batches(claim.frame_ids, rules.batch_size):
                     asked.append(claim)
                     yield batch
 
@@ -245,14 +228,10 @@ def answer_frames(
     """[n,h,w] float32 metres at the teacher's own resolution: what a shard of these frames holds."""
     rules = config.rules(teacher, source)
     answers = []
-    for depth in answer_batches(teacher, source, _batches(frame_ids, rules.batch_size), rules):
+    for depth in answer_batches(teacher, source, in_batches(frame_ids, rules.batch_size), rules):
         answers.append(depth)
         advance(len(depth))
     return np.concatenate(answers)
-
-
-def _batches(frame_ids: Sequence[str], batch_size: int) -> list[Sequence[str]]:
-    return [frame_ids[i : i + batch_size] for i in range(0, len(frame_ids), batch_size)]
 
 
 def build_schema(

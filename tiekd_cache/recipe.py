@@ -8,7 +8,7 @@ from pathlib import Path
 from tiekd_cache.config import apply_overrides, from_mapping, read_toml
 from tiekd_cache.data.places import default_store_path
 from tiekd_cache.data.transforms import Augmentation
-from tiekd_cache.distill_config import DistillConfig, OptimiserConfig, StudentConfig, TrainConfig
+from tiekd_cache.distill_config import DistillConfig, OptimiserConfig, StudentConfig, TeachersConfig, TrainConfig
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import EvaluateConfig
 from tiekd_cache.losses.loss_config import LossConfig
@@ -65,6 +65,7 @@ class TeacherSection:
         store: where its responses go; None = OUT/TEACHER.zarr.
         trained_on: `kitti` or `nyu`: the data set whose depth range the weights were trained for.
         align: `gt` fits a relative model to each frame's LiDAR depth; None for metric teachers.
+        further_stores: stores of other teachers, made before, that the student learns from as well.
     """
 
     name: str = "bts"
@@ -72,6 +73,7 @@ class TeacherSection:
     store: str | None = None
     trained_on: str = "kitti"
     align: str | None = None
+    further_stores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,13 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    teachers: TeachersConfig = field(default_factory=TeachersConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     @property
     def distill(self) -> DistillConfig:
         """The settings of stage two."""
-        return DistillConfig(self.student, self.loss, self.augmentation, self.optimiser, self.train)
+        return DistillConfig(self.student, self.loss, self.augmentation, self.optimiser, self.train, self.teachers)
 
     @property
     def kitti_root(self) -> Path | None:
@@ -108,6 +111,11 @@ class Recipe:
         if self.data.kitti is not None:
             return Path(self.data.kitti)
         return Path(self.out) / "kitti" if self.data.synthetic is not None else None
+
+    @property
+    def store_paths(self) -> list[Path]:
+        """Every store that the student learns from, the recipe's own first."""
+        return [self.store_path, *map(Path, self.teacher.further_stores)]
 
     @property
     def store_path(self) -> Path:

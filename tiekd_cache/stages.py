@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from tiekd_cache.data.frame import DataSet, FrameSource
 from tiekd_cache.device import resolve_device
-from tiekd_cache.distill import DistillReport, choose_frames, distill
+from tiekd_cache.distill import DistillReport, distill
 from tiekd_cache.distill_config import DistillConfig, StudentConfig
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import predict_depth
@@ -20,15 +20,16 @@ from tiekd_cache.pictures import GridRow, loss_curve, picture_grid
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.ranks import together
 from tiekd_cache.run_folder import RunFolder, new_run_path
-from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.store import ResponseStore
 from tiekd_cache.students import Student, load_student
+from tiekd_cache.teacher_stores import choose_frames, open_stores
 from tiekd_cache.validation import validation_frames
 
 
 def run_distill(
     config: DistillConfig,
     source: DataSet,
-    store_path: Path,
+    store_paths: Sequence[Path],
     run_path: Path | None,
     *,
     device: str = "auto",
@@ -40,10 +41,11 @@ def run_distill(
     progress: ProgressFactory = progress_bar,
     note: Callable[[str], None] = lambda text: None,
 ) -> DistillReport:
-    """Trains on the frames of `source` that the store answers; leaves the run folder with its pictures.
+    """Trains on the frames of `source` that every store answers; leaves the run folder with its pictures.
 
     Args:
-        source: the frames of a split.
+        source: the frames of a split, or those whose images are in a store.
+        store_paths: where the responses are, a folder a teacher; the pictures show those of the first.
         run_path: the run's folder; None for a new one under runs/.
         device: `auto` and `cuda` are a GPU of its own for each process that `torchrun` started.
         other_store: go on with another store, or other frames, than the run was trained from.
@@ -51,23 +53,14 @@ def run_distill(
         given: how the caller named the data (`kitti`, `nyu` or `images`, `split`, …), recorded so that they are found
             again; None = by the source's own root.
     Raises:
-        ConfigError: the store is of other data, or its range is not within the student's.
-        TiekdError: as `distill` and `open_store`.
+        ConfigError: a store is of other data, or its range is not within the student's.
+        TiekdError: as `distill` and `open_stores`.
     """
-    store = open_store(store_path, allow_partial=allow_partial)
-    made_from = store.info.schema.dataset["name"]
-    if made_from != source.name:
-        raise ConfigError(
-            f"Store {store_path} was made from {made_from}, the frames to train on are {source.name}: both must be of "
-            "one data set. Name another --store, or the store's data (--kitti, --nyu or --images)."
-        )
-    _check_range(config.student, store, note)
-    frame_ids = choose_frames(source.frame_ids, store, config.train.limit_frames)
-    frames = source.subset(frame_ids)
-    note(f"Training on {len(frame_ids)} frames that {store_path} answers")
-    teacher = str(store.info.schema.teacher["name"])
-    if not store.info.schema.teacher["trained"]:
-        note(f"UNTRAINED: the store {store_path} was made by a {teacher} with random weights.")
+    stores = open_stores(store_paths, source, allow_partial=allow_partial)
+    for store in stores:
+        _check_range(config.student, store, note)
+    frames = _choose(source, stores, config.train.limit_frames, note)
+    teacher = "+".join(str(store.schema.teacher["name"]) for store in stores)
     path = run_path if run_path is not None else new_run_path(config.student.name, teacher)
     launch = Launch.from_environment()
     chosen = resolve_device(launch.device(device))
@@ -77,7 +70,7 @@ def run_distill(
         report = distill(
             config,
             frames,
-            store,
+            stores,
             ranks.gather(path)[0],
             device=chosen,
             resume=resume,
@@ -89,7 +82,7 @@ def run_distill(
             note=note,
         )
     if launch.rank == 0:
-        draw_pictures(report.run, frames, store, chosen)
+        draw_pictures(report.run, frames, stores[0], chosen)
     return report
 
 
@@ -104,6 +97,24 @@ def draw_pictures(run_path: Path, source: FrameSource, store: ResponseStore, dev
         chosen = [source.frame_ids[i] for i in np.linspace(0, len(source.frame_ids) - 1, count).astype(int)]
         rows = [_grid_row(student, source, store, frame_id, device) for frame_id in chosen]
         picture_grid(rows, folder.pictures, max_depth=config.student.max_depth)
+
+
+def _choose(
+    source: DataSet, stores: Sequence[ResponseStore], limit: int | None, note: Callable[[str], None]
+) -> DataSet:
+    """The frames that every store answers, at most `limit`; says how many, and what the user should know of them."""
+    answered = choose_frames(source.frame_ids, stores, None)
+    frames = source.subset(answered[:limit])
+    names = " and ".join(str(store.info.path) for store in stores)
+    note(f"Training on {len(frames.frame_ids)} frames that {names} {'answers' if len(stores) == 1 else 'answer'}")
+    left_out = len(source.frame_ids) - len(answered)
+    if left_out and len(stores) > 1:
+        note(f"Left out: {left_out} of {len(source.frame_ids)} frames, which not every store answers")
+    for store in stores:
+        if not store.schema.teacher["trained"]:
+            teacher = store.schema.teacher["name"]
+            note(f"UNTRAINED: the store {store.info.path} was made by a {teacher} with random weights.")
+    return frames
 
 
 def _check_range(student: StudentConfig, store: ResponseStore, note: Callable[[str], None]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tiekd_cache.checkpoint import save_checkpoint
 from tiekd_cache.data.frame import FrameSource
-from tiekd_cache.dataset import Sample
+from tiekd_cache.dataset import Batch
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import SharedError
 from tiekd_cache.interrupt import StopRequest
@@ -49,7 +49,7 @@ class TrainingLoop:
     note: Callable[[str], None] = lambda text: None
     _shown: dict[str, str] = field(default_factory=dict)
 
-    def run(self, batches: Iterable[Sample], done: int) -> None:
+    def run(self, batches: Iterable[Batch], done: int) -> None:
         """Take the steps after `done`; `batches` are this process's, `accumulate` of them a step.
 
         Raises:
@@ -77,7 +77,7 @@ class TrainingLoop:
                         f"`tiekd-cache distill --resume --run {self.folder.path}`."
                     )
 
-    def _step(self, step: int, pieces: Iterator[Sample], stop: bool) -> bool:
+    def _step(self, step: int, pieces: Iterator[Batch], stop: bool) -> bool:
         """One step and its line; returns whether any process is asked to stop."""
         train, optimiser = self.config.train, self.config.optimiser
         self.parts.student.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -64,7 +65,7 @@ class TrainingParts:
 def build_parts(
     config: DistillConfig,
     source: FrameSource,
-    store: ResponseStore,
+    stores: Sequence[ResponseStore],
     device: torch.device,
     *,
     initial_weights: bool = True,
@@ -77,8 +78,8 @@ def build_parts(
             not fetched.
         ranks: the processes of the run; None = this one alone.
     Raises:
-        ConfigError: the crop is larger than the images, the loss needs ground truth and no frame has any, or the batch
-            cannot be divided as asked for.
+        ConfigError: the crop is larger than the images, the loss needs ground truth and no frame has any, the batch
+            cannot be divided as asked for, or the weights of the stores are not as many as these.
         DeviceError: the device does not compute in the precision.
     """
     ranks = Ranks(device=device) if ranks is None else ranks
@@ -94,12 +95,13 @@ def build_parts(
     transform = TrainTransform(config.train.crop, row_cut, config.augmentation)
     student = build_student_from(config, pretrained=config.student.pretrained and initial_weights).to(device)
     lay_out(student, config, ranks)
-    objective = Objective.from_config(config.loss, student.bins, output=student.output)
-    if objective.needs_gt and not any(source.has_gt(frame_id) for frame_id in source.frame_ids):
-        raise ConfigError(
-            f"The loss needs ground truth, and none of the {len(source.frame_ids)} frames of {source.split} has any."
-            " Choose a loss against the teacher alone, or frames that have it."
-        )
+    mixture = config.teachers
+    objective = Objective.from_config(
+        config.loss,
+        student.bins,
+        output=student.output,
+        teacher_weights=mixture.weights if mixture.mix == "average" else (),
+    )
     settings = config.optimiser
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
@@ -116,7 +118,15 @@ def build_parts(
     )
     decay = config.train.ema_decay
     return TrainingParts(
-        dataset=ResponseDataset(source, store, transform, config.train.seed, with_gt=objective.needs_gt),
+        dataset=ResponseDataset(
+            source,
+            stores,
+            transform,
+            config.train.seed,
+            with_gt=objective.needs_gt,
+            mix=mixture.mix,
+            weights=mixture.weights,
+        ),
         student=student,
         objective=objective,
         optimiser=optimiser,

@@ -75,6 +75,32 @@ def test_a_sum_of_terms_and_the_width_and_the_bins_by_options(home: Path) -> Non
         assert tiekd("distill", *mistake, cwd=home).code == 2
 
 
+def test_two_stores_are_named_mixed_weighted_and_found_again(home: Path) -> None:
+    succeed("precompute", "--teacher", "lidar", "--max-depth", "85", "--store", "other.zarr", cwd=home)
+    both = ["--store", "stores/lidar.zarr", "--store", "other.zarr"]
+    mixed = [*both, "--mix", "sample", "--store-weight", "1", "--store-weight", "3"]
+    trained = succeed("distill", *mixed, "--steps", "1", *SMALL, "--run", "mixed", cwd=home)
+    assert "Training on 3 frames that" in trained.err
+    settings = (home / "mixed" / "config.toml").read_text()
+    assert 'mix = "sample"' in settings
+    resumed = succeed("distill", "--resume", "--run", "mixed", "--json", cwd=home)
+    assert resumed.json["steps"] == 1
+    assert "1 teachers.weights for 2 stores" in fail("distill", *both, "--store-weight", "1", *SMALL, cwd=home)
+
+
+def test_a_store_with_images_is_all_that_stage_two_needs(fresh: Path) -> None:
+    assert "Storing 3 images first" in succeed("precompute", "--teacher", "lidar", "--with-images", cwd=fresh).err
+    assert succeed("info", "--json", cwd=fresh).json["images"]["frames"] == 3
+    (fresh / "data" / "kitti").rename(fresh / "elsewhere")
+    trained = succeed("distill", "--steps", "1", *SMALL, "--run", "alone", cwd=fresh)
+    assert "3 images of splits/eigen_train.txt in the store; no ground truth" in trained.err
+    (fresh / "elsewhere").rename(fresh / "data" / "kitti")
+    resumed = succeed("distill", "--resume", "--run", "alone", cwd=fresh)
+    assert "images of splits/eigen_train.txt in the store" in resumed.err
+    assert "needs ground truth" in fail("distill", "--images-from-store", "--loss", "baseline", *SMALL, cwd=fresh)
+    assert tiekd("distill", "--images-from-store", "--split", "all", cwd=fresh).code == 2
+
+
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses(home: Path) -> None:
     runs = []

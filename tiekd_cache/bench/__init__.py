@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tiekd_cache.bench.dpm_head import HeadRow, HeadSize, bench_head
+from tiekd_cache.bench.loader import LoaderRow, LoaderSettings, bench_loader, made_up_store
 from tiekd_cache.bench.maps import BenchMap, make_maps, read_maps
 from tiekd_cache.bench.plot import plot_store_bench
 from tiekd_cache.bench.precompute import RepeatedFrames, SpeedRow, bench_precompute
@@ -13,11 +14,15 @@ __all__ = [
     "BenchRow",
     "HeadRow",
     "HeadSize",
+    "LoaderRow",
+    "LoaderSettings",
     "RepeatedFrames",
     "SpeedRow",
     "bench_head",
+    "bench_loader",
     "bench_precompute",
     "bench_store",
+    "made_up_store",
     "make_maps",
     "plot_store_bench",
     "read_maps",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tiekd_cache.cli.common import json_option, note, parse_size, print_table
+from tiekd_cache.cli.common import device_option, json_option, note, parse_size, print_table
 from tiekd_cache.cli.teacher_options import speed_options, teacher_options
 from tiekd_cache.progress import progress_bar
 
@@ -23,6 +23,7 @@ def bench() -> None:
       tiekd-cache bench store
       tiekd-cache bench precompute --frames 8
       tiekd-cache bench head
+      tiekd-cache bench loader --workers 2
     """
 
 
@@ -172,3 +173,66 @@ def head(repeats: int, as_json: bool, **given: Any) -> None:
         for row in rows
     ]
     print_table(["way", "s", "times faster", "MB", "times less", "of matmul rate", "of copy rate"], table)
+
+
+@bench.command()
+@click.option("--kitti", type=click.Path(path_type=Path), help="Folder of the KITTI data.  [default: made-up streets]")
+@click.option("--split", metavar="FILE|all", help="With --kitti, as for distill.")
+@click.option("--store", "path", type=click.Path(path_type=Path), help="Its responses.  [default: dense made-up ones]")
+@click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="A turn, at most 256 frames.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Samples a batch.")
+@click.option("--crop", default="352x704", show_default=True, metavar="HxW", help="Of the samples.")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Loader processes.")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="The median is shown.")
+@device_option
+@json_option
+def loader(
+    kitti: Path | None,
+    split: str | None,
+    path: Path | None,
+    samples: int,
+    batch_size: int,
+    crop: str,
+    workers: int,
+    repeats: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Training samples a second: the loader, decoding the pictures alone, a folder of PNG files, taking turns.
+
+    \b
+    Examples:
+      tiekd-cache bench loader --workers 2
+      tiekd-cache bench loader --kitti data/kitti --store stores/bts.zarr --workers 8 --samples 1024
+    """
+    from tiekd_cache.bench import LoaderSettings, bench_loader, made_up_store
+    from tiekd_cache.data.kitti import KittiFrames
+    from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
+    from tiekd_cache.device import resolve_device
+    from tiekd_cache.store import open_store
+
+    if path is not None and kitti is None:
+        raise click.UsageError("--store goes with --kitti: it must answer the pictures.")
+    settings = LoaderSettings(
+        max(samples, batch_size), batch_size, workers, parse_size(crop), device=resolve_device(device)
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if kitti is None:
+            # a few streets, shown again and again: drawing them takes longer than loading them
+            write_synthetic_kitti(folder / "kitti", train_frames=min(samples, 32), test_frames=1)
+        source = KittiFrames.open(kitti or folder / "kitti", split, purpose="train")
+        if path is None:
+            chosen = source.subset(source.frame_ids[:256])
+            store = made_up_store(chosen, folder / "made-up.zarr")
+        else:
+            store = open_store(path)
+            chosen = source.subset([frame_id for frame_id in source.frame_ids if frame_id in store][:256])
+        (folder / "png").mkdir()
+        rows = bench_loader(chosen, store, settings, folder / "png", repeats=repeats)
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=2))
+        return
+    note(f"{rows[0].samples} samples, {workers} loader processes, batches of {batch_size}, to {settings.device}")
+    table = [[row.way, f"{row.samples_per_second:.1f}", f"{row.ratio:.3f}"] for row in rows]
+    print_table(["way", "samples/s", "ratio to decoding alone"], table)

@@ -17,7 +17,12 @@ from tiekd_cache.cli.common import (
     parse_size,
     print_result,
 )
-from tiekd_cache.cli.source_options import fill_from_run, open_and_record, source_options
+from tiekd_cache.cli.source_options import (
+    fill_from_run,
+    images_were_in_store,
+    open_training_frames,
+    source_options,
+)
 
 _LOSSES = (
     "tie-kd, tie-kd-dpm, tie-kd-depth, res-kd-ssim, res-kd-mse, res-kd-si, res-kd-ssim-si, res-kd-ssim-mse or "
@@ -50,8 +55,21 @@ def _term(text: str) -> tuple[str, float]:
 @click.command()
 @_setting("--student", "student.name", "Which student: see `tiekd-cache students`.  [default: resnet18]")
 @_setting("--decoder", "student.decoder", "densedepth (as published) or slim.  [default: densedepth]")
-@click.option("--store", type=click.Path(path_type=Path), help="The responses.  [default: the one under stores/]")
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="The responses; several times for several teachers.  [default: the one under stores/]",
+)
+@_setting("--mix", "teachers.mix", "Several stores: average over them, or sample one a frame.  [default: average]")
+@click.option("--store-weight", "weights", multiple=True, type=float, help="Weight of each --store.  [default: equal]")
 @source_options
+@click.option(
+    "--images-from-store",
+    is_flag=True,
+    help="Take the images out of a store made --with-images, not from --kitti.  [default: where there is no KITTI]",
+)
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with --run (or the newest run) where it stopped.")
 @click.option(
@@ -90,7 +108,9 @@ def _term(text: str) -> tuple[str, float]:
 @device_option
 @json_option
 def distill(
-    store: Path | None,
+    stores: tuple[Path, ...],
+    weights: tuple[float, ...],
+    images_from_store: bool,
     run_path: Path | None,
     resume: bool,
     config: Path | None,
@@ -112,6 +132,8 @@ def distill(
       tiekd-cache distill --student resnet18 --store stores/bts.zarr --dpm-form gaussian --sigma 0.5
       tiekd-cache distill --loss res-kd-ssim-si
       tiekd-cache distill --term dpm=0.1 --term ssim=0.9 --term gt_si=0.5
+      tiekd-cache distill --store stores/bts.zarr --store stores/adabins.zarr --mix sample
+      tiekd-cache distill --store stores/bts.zarr --images-from-store
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
       tiekd-cache distill --nyu data/nyu --store stores/nyu.zarr --config nyu.toml
       tiekd-cache distill --images 'photos/**/*.jpg' --store stores/photos.zarr --crop 352x704
@@ -122,13 +144,16 @@ def distill(
     from tiekd_cache.launch import Launch
     from tiekd_cache.run_folder import RunFolder, newest_run
     from tiekd_cache.stages import run_distill
+    from tiekd_cache.teacher_stores import recorded_stores
 
     if resume:
         run_path = run_path if run_path is not None else newest_run()
         run = RunFolder.open(run_path)
         resolved, recorded = run.config(), run.run()
-        store = store if store is not None else Path(recorded["store"])
-        fill_from_run(given, recorded, same_split=True)
+        stores = stores or tuple(recorded_stores(recorded))
+        images_from_store = images_from_store or images_were_in_store(given, recorded)
+        if not images_from_store:
+            fill_from_run(given, recorded, same_split=True)
         note(f"Going on with {run_path}, with its own settings")
     else:
         mapping = read_toml(config) if config is not None else {}
@@ -141,14 +166,16 @@ def distill(
             if value is not None and "__" in parameter:
                 key = parameter.replace("__", ".")
                 set_value(mapping, key, list(parse_size(value)) if key == "train.crop" else value)
+        if weights:
+            set_value(mapping, "teachers.weights", list(weights))
         resolved = from_mapping(DistillConfig, mapping)
-    store = store if store is not None else only_store()
-    source, how = open_and_record(given, "train")
+    stores = stores or (only_store(),)
+    source, how = open_training_frames(given, stores, images_from_store, allow_partial)
     validation = _test_split(source, how) if resolved.train.validate_frames else None
     report = run_distill(
         resolved,
         source,
-        store,
+        stores,
         run_path,
         device=device,
         resume=resume,
@@ -168,7 +195,7 @@ def _test_split(source: Any, how: dict[str, Any]) -> Any:
     from tiekd_cache.data.nyu import open_nyu
     from tiekd_cache.errors import DataError
 
-    if "images" in how:
+    if "images" in how or "images_from_store" in how:
         return None
     open_data: Callable[..., Any] = open_nyu if "nyu" in how else KittiFrames.open
     try:

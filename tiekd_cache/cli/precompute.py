@@ -21,6 +21,9 @@ from tiekd_cache.progress import no_progress_bar, progress_bar
 @answer_options
 @speed_options
 @click.option(
+    "--with-images", is_flag=True, help="Store the images, too, without loss: distill then needs nothing but the store."
+)
+@click.option(
     "--shard-range",
     metavar="A:B|I/N",
     help="Make only the shards A to B-1, or the I-th of N parts, and do not wait for the others.",
@@ -50,6 +53,7 @@ def precompute(
       tiekd-cache precompute --teacher hf:depth-anything/Depth-Anything-V2-Small-hf --align gt
       tiekd-cache precompute --teacher adabins --nyu data/nyu --trained-on nyu
       tiekd-cache precompute --teacher adabins --images 'photos/**/*.jpg' --store stores/photos.zarr
+      tiekd-cache precompute --teacher bts --with-images
       tiekd-cache precompute --teacher bts --precision bf16 --shard-range 0/16
     """
     from tiekd_cache.data.places import default_store_path

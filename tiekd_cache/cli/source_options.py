@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from tiekd_cache.errors import ConfigError
 
 _NAMES = ("kitti", "split", "skip_missing", "nyu", "images", "size", "focal_px")
 _PATHS = ("kitti", "nyu")
+
+IMAGES_FROM_STORE = "images_from_store"
+"""Key of run.json's `source` for images that came out of a store."""
 
 
 def source_options(command: Command) -> Command:
@@ -64,6 +67,44 @@ def open_and_record(given: dict[str, Any], purpose: str) -> tuple[Any, dict[str,
     return source, {name: str(value) if name in _PATHS else value for name, value in record.items()}
 
 
+def open_training_frames(
+    given: dict[str, Any], stores: Sequence[Path], images_from_store: bool, allow_partial: bool
+) -> tuple[Any, dict[str, Any]]:
+    """`open_and_record` for training; or the frames whose images are in one of the stores.
+
+    The latter where that is asked for, or where no data set is named, none lies in its usual place, and a store has
+    images.
+
+    Raises:
+        click.UsageError: a data set is named as well.
+    """
+    from tiekd_cache.data.places import default_kitti_root
+    from tiekd_cache.store.images import has_images
+    from tiekd_cache.store_frames import StoreFrames
+
+    named = _is_named(given)
+    if images_from_store and named:
+        raise click.UsageError(
+            "--images-from-store does not go with options that name a data set: the store has its own frames."
+        )
+    found = next((store for store in stores if has_images(store)), None)
+    if images_from_store or (found is not None and not named and not default_kitti_root().exists()):
+        for name in _NAMES:
+            given.pop(name)
+        chosen = stores[0] if found is None else found
+        return note_frames(StoreFrames.open(chosen, allow_partial=allow_partial), chosen), {IMAGES_FROM_STORE: True}
+    return open_and_record(given, "train")
+
+
+def images_were_in_store(given: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether a run took its images out of its store, and the user names no other place for them."""
+    return not _is_named(given) and bool(run.get("source", {}).get(IMAGES_FROM_STORE, False))
+
+
+def _is_named(given: Mapping[str, Any]) -> bool:
+    return any(given[name] not in (None, False) for name in _NAMES)
+
+
 def fill_from_run(given: dict[str, Any], run: Mapping[str, Any], *, same_split: bool) -> None:
     """Put the data that a run was trained on into `given`, where the user named no others.
 
@@ -77,6 +118,8 @@ def fill_from_run(given: dict[str, Any], run: Mapping[str, Any], *, same_split: 
     if any(given[name] is not None for name in ("kitti", "nyu", "images")):
         return
     recorded = run.get("source", {"kitti": run.get("data"), "split": run.get("split_argument")})
+    if recorded.get(IMAGES_FROM_STORE, False):
+        return  # the store knows no data set; the usual place may have one
     if all(recorded.get(name) is None for name in ("kitti", "nyu", "images")):
         raise ConfigError(
             f"The run was trained on {run.get('dataset')} at {run.get('data')}, which no option names. Name the data "

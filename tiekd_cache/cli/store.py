@@ -31,6 +31,7 @@ def info(store: Path | None, as_json: bool) -> None:
     """
     from tiekd_cache.statistics import read_statistics
     from tiekd_cache.store import open_store
+    from tiekd_cache.store.images import images_summary
 
     path = store if store is not None else only_store()
     opened = open_store(path, allow_partial=True)
@@ -39,6 +40,11 @@ def info(store: Path | None, as_json: bool) -> None:
     unit = statistics.unit_warning(opened.info.schema.teacher)
     facts["warning"] = "; ".join(text for text in (facts["warning"], unit) if text) or None
     facts["statistics"] = statistics.to_json()
+    try:
+        facts["images"] = images_summary(opened.info.path)
+    except StoreError as error:  # they do not stand in the responses' way
+        facts["images"] = None
+        note(f"Warning: {error}")
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:

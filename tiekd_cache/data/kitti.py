@@ -128,7 +128,8 @@ class KittiFrames:
         if with_gt and files.depth is not None:
             gt_depth = self._read_depth(files, files.depth, (height, width))
         shifted = shift_intrinsics(self._full_intrinsics(files, height, width), top, left)
-        return Frame(frame_id, kb_crop(image), shifted, gt_depth)
+        cropped = image[top : top + KB_SIZE[0], left : left + KB_SIZE[1]]  # no copy: whoever takes it makes one anyway
+        return Frame(frame_id, cropped, shifted, gt_depth)
 
     def full_size(self, frame_id: str) -> tuple[int, int]:
         """(height, width) in pixels of the frame's whole image, before the crop; raises DataError as `load`."""

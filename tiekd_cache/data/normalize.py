@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -20,8 +21,20 @@ def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 def normalize(image: torch.Tensor) -> torch.Tensor:
     """[...,H,W,3] uint8 RGB -> [...,3,H,W] float32: value/255, minus ImageNet mean, over its standard deviation."""
     mean, std = _constants(image.device)
-    scaled = (image.to(torch.float32) / 255.0 - mean) / std
-    return scaled.movedim(-1, -3).contiguous()
+    planes = image.movedim(-1, -3)
+    if image.device.type != "cpu":
+        return _scale(planes, torch.empty(planes.shape, dtype=torch.float32, device=image.device), mean, std)
+    # Numpy's memory comes in huge pages, which are touched three times as fast as torch's; and a whole batch, four
+    # times over, would not stay in the cache.
+    scaled = torch.from_numpy(np.empty(planes.shape, np.float32))
+    for source, target in zip(planes.unsqueeze(0).flatten(0, -4), scaled.unsqueeze(0).flatten(0, -4), strict=True):
+        _scale(source, target, mean, std)
+    return scaled
+
+
+def _scale(planes: torch.Tensor, out: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Fill out [...,3,H,W] float32 from planes [...,3,H,W] uint8."""
+    return out.copy_(planes).div_(255.0).sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
 def denormalize(image: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The sole home of crops and augmentation: one geometric transform moves image, teacher depth and ground truth."""
+"""The sole home of crops and augmentation: one geometric transform moves image, teachers' depth and ground truth."""
 
 from __future__ import annotations
 
@@ -152,41 +152,44 @@ class TrainTransform:
     def __call__(
         self, image: Image, teacher_depth: DepthMap, gt_depth: DepthMap | None, rng: np.random.Generator
     ) -> tuple[Image, DepthMap, DepthMap | None]:
-        """One sample: all three moved by the same transform, the image changed in colour as well.
-
-        A rotated image is sampled bilinearly and is black (0) where it comes from outside, as in the published
-        training; depth maps take the nearest pixel, never a mean across an object's border, and are 0 = missing
-        outside, so that no loss looks at the black wedges.
+        """One sample: all moved by the same transform, the image changed in colour as well.
 
         Args:
             image: [H,W,3] uint8.
-            teacher_depth: [H,W] float32, metres, 0 = missing.
-            gt_depth: the same, or None.
+            teacher_depth: [H,W] or [T,H,W] float32, metres, 0 = missing.
+            gt_depth: [H,W] float32, metres, 0 = missing, or None.
             rng: source of all choices; 11 numbers are taken.
         Returns:
-            ([h,w,3], [h,w], [h,w] or None), contiguous, of the crop's size.
+            ([h,w,3], [h,w] or [T,h,w], [h,w] or None), contiguous, of the crop's size.
         Raises:
             ShapeError: the arrays differ in size, or are smaller than the crop, or have no row below `row_cut`.
         """
-        draw = Draw.from_rng(rng)
-        height, width = image.shape[:2]
+        size = (image.shape[0], image.shape[1])
         for name, depth in (("teacher_depth", teacher_depth), ("gt_depth", gt_depth)):
-            if depth is not None and depth.shape != (height, width):
-                raise ShapeError(f"{name} is {depth.shape} but the image is {(height, width)}: they must be equal.")
+            if depth is not None and depth.shape[-2:] != size:
+                raise ShapeError(f"{name} is {depth.shape} but the image is {size}: they must be equal.")
+        place = self.place(size, rng)
+        if teacher_depth.ndim == 3:
+            moved = np.empty((len(teacher_depth), *self.crop), np.float32)
+            for depth, out in zip(teacher_depth, moved, strict=True):
+                place.depth(depth, out)
+        else:
+            moved = place.depth(teacher_depth)
+        return place.image(image), moved, None if gt_depth is None else place.depth(gt_depth)
+
+    def place(self, size: tuple[int, int], rng: np.random.Generator) -> Placement:
+        """What is drawn for one sample of an image of `size` (height, width) pixels; raises as a call does."""
+        draw = Draw.from_rng(rng)
+        height, width = size
         top, left = self._corner(height, width, draw)
         window = _Window(top, left, *self.crop, flip=draw.flip < self.augmentation.flip_p)
-        if draw.rotate < self.augmentation.rotate_p:
-            angle = (2.0 * draw.angle - 1.0) * self.augmentation.rotate_deg
-            matrix = window.affine(angle, height, width)
-            image = _warp(image, matrix, self.crop, cv2.INTER_LINEAR)
-            teacher_depth = _warp(teacher_depth, matrix, self.crop, cv2.INTER_NEAREST)
-            gt_depth = None if gt_depth is None else _warp(gt_depth, matrix, self.crop, cv2.INTER_NEAREST)
-        else:
-            image, teacher_depth = window.cut(image), window.cut(teacher_depth)
-            gt_depth = None if gt_depth is None else window.cut(gt_depth)
-        if draw.colour < self.augmentation.colour_p:
-            image = _change_colour(image, self.augmentation, draw)
-        return image, teacher_depth, gt_depth
+        turned, coloured = draw.rotate < self.augmentation.rotate_p, draw.colour < self.augmentation.colour_p
+        angle = (2.0 * draw.angle - 1.0) * self.augmentation.rotate_deg
+        return Placement(
+            window,
+            window.affine(angle, height, width) if turned else None,
+            _colour_table(self.augmentation, draw) if coloured else None,
+        )
 
     def rows_cut(self, height: int) -> int:
         """How many rows to cut from the top of every crop before the losses; constant for a configuration.
@@ -212,6 +215,45 @@ class TrainTransform:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """The transform of one sample: the same for its image and for each of its depth maps.
+
+    A rotated image is sampled bilinearly and is black (0) where it comes from outside, as in the published training;
+    depth maps take the nearest pixel, never a mean across an object's border, and are 0 = missing outside, so that
+    no loss looks at the black wedges.
+    """
+
+    _window: _Window
+    _matrix: Matrix | None
+    _colours: Image | None
+
+    def image(self, image: Image, out: Image | None = None) -> Image:
+        """[h,w,3] uint8, contiguous: the sample's part of an image [H,W,3], its colours changed; in `out` if given."""
+        moved = self._move(image, cv2.INTER_LINEAR, out)
+        if self._colours is None:
+            return moved
+        changed: Image = cv2.LUT(moved, self._colours, moved)
+        return changed
+
+    def depth(self, depth: DepthMap, out: DepthMap | None = None) -> DepthMap:
+        """[h,w] float32, metres, contiguous: the sample's part of a depth map [H,W]; in `out` if given."""
+        return self._move(depth, cv2.INTER_NEAREST, out)
+
+    def _move(self, array: Pixels, interpolation: int, out: Pixels | None) -> Pixels:
+        if out is None:
+            window = self._window
+            out = np.empty((window.height, window.width, *array.shape[2:]), array.dtype)
+        if self._matrix is None:
+            self._window.cut(array, out)
+        else:
+            size = (self._window.width, self._window.height)
+            cv2.warpAffine(
+                array, self._matrix, size, out, flags=interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+            )
+        return out
+
+
+@dataclass(frozen=True)
 class _Window:
     """A crop of an image that is mirrored first, or not."""
 
@@ -221,11 +263,14 @@ class _Window:
     width: int
     flip: bool
 
-    def cut(self, array: Pixels) -> Pixels:
-        """The crop, exact, as a contiguous copy."""
-        mirrored = array[:, ::-1] if self.flip else array
-        cropped = mirrored[self.top : self.top + self.height, self.left : self.left + self.width]
-        return np.ascontiguousarray(cropped)
+    def cut(self, array: Pixels, out: Pixels) -> None:
+        """Fill `out` with the crop, exact."""
+        left = array.shape[1] - self.left - self.width if self.flip else self.left
+        cropped = array[self.top : self.top + self.height, left : left + self.width]
+        if self.flip:
+            cv2.flip(cropped, 1, out)
+        else:
+            out[...] = cropped
 
     def affine(self, angle_deg: float, height: int, width: int) -> Matrix:
         """[2,3]: pixel of the image -> pixel of the crop; rotation about the image's centre, mirror, shift."""
@@ -237,22 +282,14 @@ class _Window:
         return combined
 
 
-def _warp(array: Pixels, matrix: Matrix, size: tuple[int, int], interpolation: int) -> Pixels:
-    warped: Pixels = cv2.warpAffine(
-        array, matrix, (size[1], size[0]), flags=interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-    )
-    return warped
-
-
-def _change_colour(image: Image, augmentation: Augmentation, draw: Draw) -> Image:
-    """Value ** gamma * brightness * channel on the unit range, clipped: the same 256 answers for every pixel."""
+def _colour_table(augmentation: Augmentation, draw: Draw) -> Image:
+    """[1,256,3]: value ** gamma * brightness * channel on the unit range, clipped, for each value of a pixel."""
     gamma = _between(augmentation.gamma, draw.gamma)
     brightness = _between(augmentation.brightness, draw.brightness)
     channels = np.array([_between(augmentation.channel, value) for value in (draw.red, draw.green, draw.blue)])
     values = (np.arange(256) / 255.0) ** gamma * brightness
-    table = np.rint(np.clip(values[:, None] * channels, 0.0, 1.0) * 255.0).astype(np.uint8)
-    changed: Image = cv2.LUT(image, table.reshape(1, 256, 3))
-    return changed
+    table: Image = np.rint(np.clip(values[:, None] * channels, 0.0, 1.0) * 255.0).astype(np.uint8)[None]
+    return table
 
 
 def _between(bounds: tuple[float, float], fraction: float) -> float:

@@ -35,6 +35,10 @@ class LocalFrames:
         """See FrameReader."""
         self._shard(shard).residual(place, out)
 
+    def chunk(self, shard: int, place: int) -> bytes:
+        """The bytes of a chunk, its checksum unchecked; raises Damage where they cannot be read."""
+        return self._shard(shard).chunk(place)
+
     def _shard(self, shard: int) -> ShardFile:
         with self._lock:
             file = self._open.get(shard)

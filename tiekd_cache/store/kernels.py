@@ -75,6 +75,9 @@ class Kernels(Protocol):
     def split_planes(self, integers: Codes, block: int) -> npt.NDArray[np.uint8]:
         """The inverse: planes [2n] of integers [n]."""
 
+    def image(self, differences: npt.NDArray[np.uint8], image: npt.NDArray[np.uint8]) -> None:
+        """Fill image [H,W,3] from planes [3,H,W] in which each pixel is less its left neighbour, modulo 256."""
+
 
 class NumpyKernels:
     """The definition, and what is used where numba cannot be."""
@@ -127,6 +130,10 @@ class NumpyKernels:
         bits = [np.unpackbits(each.view(np.uint8), bitorder="little").reshape(-1, 16).T for each in blocks]
         return np.concatenate([np.packbits(each, 1, bitorder="little").reshape(-1) for each in bits])
 
+    def image(self, differences: npt.NDArray[np.uint8], image: npt.NDArray[np.uint8]) -> None:
+        """See Kernels."""
+        image[...] = differences.cumsum(axis=2, dtype=np.uint8).transpose(1, 2, 0)
+
 
 class CompiledKernels:
     """The same by numba; leaves Python's lock, so threads run side by side."""
@@ -176,6 +183,10 @@ class CompiledKernels:
             *(c.first, c.second, c.first_weight, c.second_weight),
             result,
         )
+
+    def image(self, differences: npt.NDArray[np.uint8], image: npt.NDArray[np.uint8]) -> None:
+        """See Kernels."""
+        self._compiled.sum_image(differences, image)
 
 
 _loaded: list[Kernels] = []

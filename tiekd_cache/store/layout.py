@@ -76,7 +76,7 @@ class Layout:
         """The `zarr.json` of each array."""
         return {
             "residual": _residual_metadata(self),
-            "frame_id": _array(
+            "frame_id": array_document(
                 [self.num_frames],
                 [self.frame_id_chunk],
                 "string",
@@ -88,8 +88,8 @@ class Layout:
                 ],
                 ["frame"],
             ),
-            "digest": _array(
-                [self.num_frames], [self.shard_frames], "uint32", 0, [_BYTES, {"name": "crc32c"}], ["frame"]
+            "digest": array_document(
+                [self.num_frames], [self.shard_frames], "uint32", 0, [BYTES, {"name": "crc32c"}], ["frame"]
             ),
         }
 
@@ -130,7 +130,8 @@ def metadata_bytes(document: JsonObject) -> bytes:
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+BYTES: JsonObject = {"name": "bytes", "configuration": {"endian": "little"}}
+"""The codec of integers and floats of more than one byte."""
 
 
 def _residual_metadata(layout: Layout) -> JsonObject:
@@ -145,20 +146,28 @@ def _residual_metadata(layout: Layout) -> JsonObject:
             "blocksize": BLOSC_BLOCK_BYTES,
         },
     }
+    shape = [layout.num_frames, height, width]
+    codecs = [BYTES, blosc, {"name": "crc32c"}]
+    return sharded_document(shape, layout.shard_frames, "uint16", codecs, ["frame", "y", "x"])
+
+
+def sharded_document(
+    shape: list[int], shard_frames: int, data_type: str, codecs: list[JsonObject], names: list[str]
+) -> JsonObject:
+    """The `zarr.json` of an array [frame,...] with a chunk a frame, `shard_frames` chunks to a shard."""
     sharding = {
         "name": "sharding_indexed",
         "configuration": {
-            "chunk_shape": [1, height, width],
-            "codecs": [_BYTES, blosc, {"name": "crc32c"}],
-            "index_codecs": [_BYTES, {"name": "crc32c"}],
+            "chunk_shape": [1, *shape[1:]],
+            "codecs": codecs,
+            "index_codecs": [BYTES, {"name": "crc32c"}],
             "index_location": "end",
         },
     }
-    shape = [layout.num_frames, height, width]
-    return _array(shape, [layout.shard_frames, height, width], "uint16", 0, [sharding], ["frame", "y", "x"])
+    return array_document(shape, [shard_frames, *shape[1:]], data_type, 0, [sharding], names)
 
 
-def _array(
+def array_document(
     shape: list[int],
     chunk_shape: list[int],
     data_type: str,
@@ -166,6 +175,7 @@ def _array(
     codecs: list[JsonObject],
     names: list[str],
 ) -> JsonObject:
+    """The `zarr.json` of an array."""
     return {
         "shape": shape,
         "data_type": data_type,

@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from tiekd_cache.errors import FrameNotFoundError, StoreError
+from tiekd_cache.errors import FrameNotFoundError, ShapeError, StoreError
 from tiekd_cache.store.batches import read_batch
 from tiekd_cache.store.catalogue import Catalogue, damaged, local_path, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.codec import Codes, Depth, frame_digest
 from tiekd_cache.store.frames import FrameReader, LocalFrames, ZarrFrames
+from tiekd_cache.store.images import Image, ImageReader, Intrinsics, open_images
 from tiekd_cache.store.info import StoreInfo
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.resize import resize_bilinear
@@ -77,20 +79,47 @@ class ResponseStore:
         self._read_into(position, depth)
         return depth
 
-    def read(self, frame_ids: Sequence[str], *, threads: int = 1) -> Depth:
+    def read(self, frame_ids: Sequence[str], *, threads: int = 1, out: Depth | None = None) -> Depth:
         """[n,H,W] float32: `store[frame_id]` of each, in the order given, read in the order in which they are stored.
 
         Args:
             frame_ids: any number, repeats allowed.
             threads: that read side by side.
+            out: [n,H,W] float32, contiguous, to fill and return: fresh memory costs a quarter of reading.
         Raises:
             FrameNotFoundError: the store has no response to one of the frames; nothing is read then.
             StoreError: what is in the files is not what was written.
+            ShapeError: `out` is not of that shape and type.
         """
         positions = [self._locate(frame_id) for frame_id in frame_ids]
-        depth = np.empty((len(positions), *self.schema.image_size), np.float32)
+        depth = np.empty((len(positions), *self.schema.image_size), np.float32) if out is None else out
+        if depth.shape != (len(positions), *self.schema.image_size) or depth.dtype != np.float32:
+            raise ShapeError(
+                f"{len(positions)} frames of {self._path} are float32 {[len(positions), *self.schema.image_size]}; "
+                f"`out` is {depth.dtype} {list(depth.shape)}"
+            )
         read_batch(self._read_into, positions, depth, threads=threads)
         return depth
+
+    def image(self, frame_id: str) -> Image:
+        """[H,W,3] uint8 RGB: the image that the teacher saw, to the bit; of a store made `--with-images`.
+
+        Raises:
+            FrameNotFoundError: the store has no response to this frame, or no image of it.
+            StoreError: what is in the files is not what was written.
+        """
+        position = self._locate(frame_id)
+        return self._images_with(position).image(position)
+
+    def intrinsics(self, frame_id: str) -> Intrinsics:
+        """[3,3] float64, pixels, of `image(frame_id)`; raises as that."""
+        position = self._locate(frame_id)
+        return self._images_with(position).intrinsics(position)
+
+    def has_image(self, frame_id: str) -> bool:
+        """Whether the store has an image of a frame that it answers; looks at no file of it."""
+        images, position = self._opened().images, self._open().position(frame_id)
+        return images is not None and position is not None and frame_id in self and images.has(position)
 
     def native(self, frame_id: str) -> Depth:
         """[h,w] float32, metres at the teacher's own resolution, 0 = missing; raises as `store[frame_id]`."""
@@ -183,6 +212,16 @@ class ResponseStore:
             frame_id = catalogue.frame_ids[position]
             raise damaged(self._path, catalogue.layout.shard_file(shard), damage, frame_id) from damage
 
+    def _images_with(self, position: int) -> ImageReader:
+        """What reads images, the one of the frame at a position among them."""
+        images, catalogue = self._opened().images, self._open()
+        if images is None or not images.has(position):
+            raise FrameNotFoundError(
+                f"Store {self._path} has no image of frame {catalogue.frame_ids[position]}. Run the same `tiekd-cache"
+                " precompute` with --with-images, it adds what is not there; or read the images from the data set."
+            )
+        return images
+
     def _opened(self) -> _Process:
         process = self._process
         if process is None or process.pid != os.getpid():  # a forked child shares no file and no lock
@@ -202,6 +241,12 @@ class _Process:
         self._catalogue = catalogue
         self._digests: dict[int, tuple[int, ...]] = {}
         self._thread = threading.local()
+
+    @cached_property
+    def images(self) -> ImageReader | None:
+        """What reads the store's images, where it has some."""
+        found = open_images(self._catalogue)
+        return None if found is None else ImageReader(found)
 
     def digests(self, shard: int) -> tuple[int, ...]:
         """The digests in a shard's done-record, which is read once."""

@@ -32,6 +32,7 @@ from tiekd_cache.store.layout import metadata_bytes, same_format
 from tiekd_cache.store.record import DoneRecord
 from tiekd_cache.store.schema import sha256_of
 from tiekd_cache.store.shard_file import ShardFile
+from tiekd_cache.store.verify_images import check_images, image_files
 
 
 class ProgressBar(Protocol):
@@ -124,7 +125,10 @@ def verify_store(
         if repair:
             remove_file(file)
             repaired.append(problem)
-    notes = [*_unfinished(catalogue), *_stray_files(catalogue)]
+    of_images, repaired_images, image_notes = check_images(catalogue, repair)
+    problems += of_images
+    repaired += repaired_images
+    notes = [*_unfinished(catalogue), *image_notes, *_stray_files(catalogue)]
     return VerifyReport(path, catalogue.layout.num_frames, whole, tuple(problems), tuple(notes), tuple(repaired))
 
 
@@ -268,6 +272,7 @@ def _stray_files(catalogue: Catalogue) -> Iterator[str]:
         layout.statistics_file,
     ):
         known |= {place(shard) for shard in shards}
+    known |= image_files(catalogue)
     for folder, _, names in os.walk(layout.path):
         for name in sorted(names):
             file = Path(folder) / name

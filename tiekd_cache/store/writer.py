@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,16 +16,15 @@ import numpy as np
 from tiekd_cache.errors import RangeError, ShapeError, StoreError
 from tiekd_cache.store.catalogue import Catalogue, is_store, local_path, open_catalogue
 from tiekd_cache.store.chunks import Damage, encode_chunk, encode_digests, encode_frame_ids, pack_shard
+from tiekd_cache.store.claims import claim_shard
 from tiekd_cache.store.codec import Codes, Depth, find_invalid, frame_digest
-from tiekd_cache.store.durable import clear_errors, create_folder, make_folders, remove_file, write_file
+from tiekd_cache.store.durable import create_folder, make_folders, remove_file, write_file
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import Layout, metadata_bytes
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import StoreSchema, frames_digest
 from tiekd_cache.store.shard_file import ShardFile
 from tiekd_cache.version import __version__
-
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 class StoreWriter:
@@ -93,29 +90,9 @@ class StoreWriter:
         """Whether the shard is finished now."""
         return self._layout.record_file(shard).exists()
 
-    @contextlib.contextmanager
-    def claim(self, shard: int) -> Iterator[bool]:
-        """Yields True where the shard is ours to make until the block ends; the kernel ends a dead process's claim.
-
-        False: it is finished, or another living process makes it. Where the file system knows no locks everyone gets
-        True: the same shard may be computed twice, and since shards are written whole, no harm is done.
-
-        Raises:
-            StoreError: the claim cannot be written.
-        """
-        if self.is_done(shard):
-            yield False
-            return
-        file = self._layout.claim_file(shard)
-        make_folders(file.parent, self.path)  # a copy of a store may have lost its empty folders
-        with clear_errors(file):
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            yield _lock(descriptor, file) and not self.is_done(shard)
-        finally:
-            if self.is_done(shard):
-                file.unlink(missing_ok=True)  # whoever comes later finds the shard finished
-            os.close(descriptor)
+    def claim(self, shard: int) -> AbstractContextManager[bool]:
+        """Gives True where the shard is ours to make until the block ends; see `claim_shard`."""
+        return claim_shard(self._layout, shard)
 
     def write_shard(self, shard: int, teacher_depth: Depth) -> None:
         """Store the responses of a whole shard; when this returns, they are on the disk and were read back.
@@ -198,17 +175,6 @@ class StoreWriter:
                 f"Shard {shard} was written and reads back differently: {damage} ({file}). It was removed, the store is"
                 " as it was before. The disk or the memory is faulty: check them, then run the same command again."
             ) from damage
-
-
-def _lock(descriptor: int, file: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise StoreError(f"Cannot lock {file}: {error.strerror}; mend that, then run the same command") from error
-    return True
 
 
 def _check_frames(path: Path, schema: StoreSchema, frame_ids: Sequence[str], shard_frames: int) -> None:

@@ -1,0 +1,265 @@
+"""Images beside the responses, in a group of their own below the store: `images/`, without loss, read by frame id.
+
+A store without them is whole, and a reader that knows nothing of them reads the responses. An image is three planes
+of what is left over when each pixel is predicted by its left neighbour, compressed by zstd: as many bytes as a PNG,
+decoded in a sixth of its time. Shards, index, checksums and done-records are those of the responses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from numcodecs.zstd import Zstd
+
+from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, open_catalogue, read_whole
+from tiekd_cache.store.chunks import Damage, with_crc, without_crc
+from tiekd_cache.store.frames import LocalFrames
+from tiekd_cache.store.kernels import kernels
+from tiekd_cache.store.layout import BYTES, Layout, array_document, same_format, sharded_document
+from tiekd_cache.store.record import DoneRecord, done_shards
+from tiekd_cache.store.schema import JsonObject, StoreSchema, sha256_of
+
+Image = npt.NDArray[np.uint8]
+Intrinsics = npt.NDArray[np.float64]
+
+IMAGES_FORMAT = "tiekd-cache-images/1"
+FOLDER = "images"
+_ZSTD_CODEC = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+_ZSTD = Zstd(level=1)
+
+
+def encode_image(image: Image) -> bytes:
+    """The chunk of an image [H,W,3] uint8: planes, each pixel less its left neighbour, zstd, crc32c."""
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+    planes[:, :, 1:] -= planes[:, :, :-1].copy()
+    return with_crc(_ZSTD.encode(planes))
+
+
+def decode_image(chunk: bytes, size: tuple[int, int]) -> Image:
+    """[H,W,3] uint8 RGB of a chunk.
+
+    Raises:
+        Damage: it does not match its checksum, or holds an image of another size.
+    """
+    body = without_crc(chunk)
+    try:
+        data = _ZSTD.decode(body)
+    except (RuntimeError, ValueError) as error:
+        raise Damage(f"chunk cannot be decompressed ({error})") from error
+    if len(data) != 3 * size[0] * size[1]:
+        raise Damage(f"chunk does not hold an image of {size[0]}x{size[1]} px")
+    image = np.empty((*size, 3), np.uint8)
+    kernels().image(np.frombuffer(data, np.uint8).reshape(3, *size), image)
+    return image
+
+
+def image_digest(image: Image) -> int:
+    """crc32c of an image's bytes [H,W,3] in C order: what a read must reproduce."""
+    return int(google_crc32c.value(np.ascontiguousarray(image)))
+
+
+class ImageLayout(Layout):
+    """Where the parts of `images/` lie; `native_size` is the images' size."""
+
+    def shard_file(self, shard: int) -> Path:
+        """The images of a shard's frames."""
+        return self.path / "image" / "c" / str(shard) / "0" / "0" / "0"
+
+    def intrinsics_file(self, shard: int) -> Path:
+        """The intrinsics of a shard's frames, a chunk of float64 [shard_frames,3,3]."""
+        return self.path / "intrinsics" / "c" / str(shard) / "0" / "0"
+
+    def array_metadata(self) -> dict[str, JsonObject]:
+        """The `zarr.json` of each array."""
+        height, width = self.native_size
+        codecs: list[JsonObject] = [{"name": "bytes"}, _ZSTD_CODEC, {"name": "crc32c"}]
+        shape = [self.num_frames, 3, height, width]
+        return {
+            "image": sharded_document(shape, self.shard_frames, "uint8", codecs, ["frame", "channel", "y", "x"]),
+            "intrinsics": array_document(
+                [self.num_frames, 3, 3],
+                [self.shard_frames, 3, 3],
+                "float64",
+                0,
+                [BYTES, {"name": "crc32c"}],
+                ["frame", "row", "column"],
+            ),
+        }
+
+
+@dataclass(frozen=True)
+class ImageCatalogue:
+    """What `images/` holds, as its metadata describe it.
+
+    Attributes:
+        layout: where its files are.
+        fingerprint: of data set, frames, crop and size: what a record must name.
+        store: of the responses beside it.
+        done: numbers of the shards that were finished when it was opened.
+    """
+
+    layout: ImageLayout
+    fingerprint: str
+    store: Catalogue
+    done: frozenset[int]
+
+    def record(self, shard: int) -> DoneRecord:
+        """The done-record of a shard, checked; raises Damage as `Catalogue.record`."""
+        record = DoneRecord.from_bytes(read_whole(self.layout.record_file(shard)))
+        record.check(self.fingerprint, shard, self.layout.positions(shard))
+        return record
+
+    def read_intrinsics(self, shard: int) -> Intrinsics:
+        """[n,3,3] float64, pixels, of a shard's frames; raises Damage where the file is not as it was written."""
+        data = without_crc(read_whole(self.layout.intrinsics_file(shard)))
+        if len(data) != 72 * self.layout.shard_frames:
+            raise Damage(f"intrinsics of {len(data) // 72} frames instead of {self.layout.shard_frames}")
+        rows = np.frombuffer(data, "<f8").reshape(-1, 3, 3)
+        return rows[: len(self.layout.positions(shard))].astype(np.float64)
+
+
+def group_document(layout: ImageLayout, schema: StoreSchema) -> JsonObject:
+    """The `zarr.json` of `images/` beside responses with this schema."""
+    return {
+        "attributes": _attributes(schema),
+        "zarr_format": 3,
+        "node_type": "group",
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": layout.array_metadata()},
+    }
+
+
+def _attributes(schema: StoreSchema) -> JsonObject:
+    content = {
+        "coding": "left difference",
+        "size": schema.input["image_size"],
+        "crop": schema.input["crop"],
+        "dataset": {name: schema.dataset[name] for name in ("name", "num_frames", "frames_digest")},
+    }
+    return {"format": IMAGES_FORMAT, "content": content, "fingerprint": sha256_of([IMAGES_FORMAT, content])}
+
+
+def has_images(store: Path) -> bool:
+    """Whether a store has a folder of images, be it finished or not."""
+    return (store / FOLDER / "zarr.json").exists()
+
+
+def open_images(store: Catalogue) -> ImageCatalogue | None:
+    """The images beside a store's responses; None where there are none.
+
+    Raises:
+        DamagedStoreError: what is there does not belong to these responses, or was changed.
+    """
+    if not has_images(store.path):
+        return None
+    folder = store.path / FOLDER
+    file = folder / "zarr.json"
+    try:
+        group = json.loads(read_whole(file))
+        found = group["attributes"]
+        arrays = group["consolidated_metadata"]["metadata"]
+        shard_frames = arrays["image"]["chunk_grid"]["configuration"]["chunk_shape"][0]
+    except (Damage, ValueError, RecursionError, KeyError, IndexError, TypeError) as error:
+        raise _unreadable(store.path, file, f"metadata cannot be read ({error})") from error
+    expected = _attributes(store.schema)
+    if not isinstance(found, Mapping) or any(found.get(name) != value for name, value in expected.items()):
+        raise _unreadable(store.path, file, "the attributes are not those of this store's frames")
+    if type(shard_frames) is not int or shard_frames < 1:
+        raise _unreadable(store.path, file, f"shards of {shard_frames!r} frames make no sense")
+    layout = ImageLayout(folder, store.layout.num_frames, store.schema.image_size, shard_frames)
+    if not same_format(arrays, layout.array_metadata()):
+        raise _unreadable(store.path, file, "metadata of the arrays are not those of format 1")
+    try:
+        done = done_shards(folder / "done", layout.num_shards)
+    except OSError as error:
+        raise damaged(store.path, folder / "done", f"done-records cannot be listed ({error.strerror})") from error
+    return ImageCatalogue(layout, expected["fingerprint"], store, done)
+
+
+def images_summary(path: Path) -> JsonObject | None:
+    """How many images the store at a path has and what they take, for `info`; None where it has none.
+
+    Raises:
+        StoreError: as `open_catalogue` and `open_images`.
+    """
+    images = open_images(open_catalogue(path))
+    if images is None:
+        return None
+    frames = sum(len(images.layout.positions(shard)) for shard in images.done)
+    files = [images.layout.shard_file(shard) for shard in images.done]
+    total = sum(file.stat().st_size for file in files if file.is_file())
+    return {"frames": frames, "bytes": total, "bytes_per_frame": round(total / frames, 1) if frames else 0.0}
+
+
+def _unreadable(store: Path, file: Path, reason: str) -> DamagedStoreError:
+    return DamagedStoreError(
+        f"Images of store {store} are damaged: {reason} ({file}). The responses are not touched by it; remove the"
+        f" folder {file.parent}, then run the same `precompute --with-images` again."
+    )
+
+
+class ImageReader:
+    """Reads images in one process; threads may share it.
+
+    Args:
+        catalogue: of the images.
+    """
+
+    def __init__(self, catalogue: ImageCatalogue) -> None:
+        self.catalogue = catalogue
+        self._frames = LocalFrames(catalogue.layout)
+        self._digests: dict[int, tuple[int, ...]] = {}
+        self._intrinsics: dict[int, Intrinsics] = {}
+
+    def has(self, position: int) -> bool:
+        """Whether the image at a position in the frame list was finished when the store was opened."""
+        return position // self.catalogue.layout.shard_frames in self.catalogue.done
+
+    def image(self, position: int) -> Image:
+        """[H,W,3] uint8 RGB of the frame at a position in the frame list, compared with its digest.
+
+        Raises:
+            DamagedStoreError: it is not what was written.
+        """
+        layout = self.catalogue.layout
+        shard, place = divmod(position, layout.shard_frames)
+        digest = self._checked(position, layout.record_file(shard), self._digests_of)[place]
+
+        def read(shard: int) -> Image:
+            image = decode_image(self._frames.chunk(shard, place), layout.native_size)
+            if image_digest(image) != digest:
+                raise Damage("the image does not have the digest in its done-record")
+            return image
+
+        found: Image = self._checked(position, layout.shard_file(shard), read)
+        return found
+
+    def intrinsics(self, position: int) -> Intrinsics:
+        """[3,3] float64, pixels, of the frame at a position; raises as `image`."""
+        layout = self.catalogue.layout
+        shard, place = divmod(position, layout.shard_frames)
+        matrix: Intrinsics = self._checked(position, layout.intrinsics_file(shard), self._intrinsics_of)[place].copy()
+        return matrix
+
+    def _digests_of(self, shard: int) -> tuple[int, ...]:
+        if shard not in self._digests:
+            self._digests[shard] = self.catalogue.record(shard).digests
+        return self._digests[shard]
+
+    def _intrinsics_of(self, shard: int) -> Intrinsics:
+        if shard not in self._intrinsics:
+            self._intrinsics[shard] = self.catalogue.read_intrinsics(shard)
+        return self._intrinsics[shard]
+
+    def _checked(self, position: int, file: Path, read: Any) -> Any:
+        try:
+            return read(position // self.catalogue.layout.shard_frames)
+        except Damage as damage:
+            store = self.catalogue.store
+            raise damaged(store.path, file, damage, store.frame_ids[position]) from damage
