@@ -17,7 +17,7 @@ from triton_cases import CASES, Case, Errors, errors
 
 from tiekd_cache.losses import fused_triton
 
-pytest.importorskip("triton", reason="triton is not installed")
+pytest.importorskip("triton", minversion="3.7", reason="triton is not installed, or its interpreter is too old")
 
 KERNELS = ("forward_kernel", "features_gradient_kernel", "head_gradient_kernel")
 CONTIGUOUS = {"stride_p": 1, "grad_stride_p": 1}
