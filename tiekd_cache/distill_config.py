@@ -127,7 +127,7 @@ class TrainConfig:
             if getattr(self, name) < 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)}: must be at least 0; 0 = none.")
         if self.workers is not None and self.workers < 0:
-            raise ConfigError(f"train.workers = {self.workers}: must be at least 0; 0 = samples are prepared in between.")
+            raise ConfigError(f"train.workers = {self.workers}: must be at least 0; 0 = no processes.")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"train.seed = {self.seed}: must be at least 0 and less than 2^63.")
         if self.precision not in ("float32", "bf16"):
