@@ -186,6 +186,14 @@ def _read_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def compute(teacher: Teacher, batch: FrameBatch, precision: str) -> TeacherDepth:
+    """The forward pass alone: raises whatever the teacher does, and looks at nothing that it says."""
+    if precision == "float32":
+        return teacher.predict_frames(batch)
+    with torch.autocast(teacher.device.type, PRECISIONS[precision]):
+        return teacher.predict_frames(batch)
+
+
 def predict(teacher: Teacher, batch: FrameBatch, precision: str) -> TeacherDepth:
     """What the teacher says of a batch, computed in a precision of `PRECISIONS`; depth [B,1,h,w] metres.
 
@@ -193,10 +201,8 @@ def predict(teacher: Teacher, batch: FrameBatch, precision: str) -> TeacherDepth
         ConfigError: a teacher of the user's own raised something, or gave no `TeacherDepth`.
         ShapeError: what it said is not one map a frame.
     """
-    autocast = precision != "float32"
     try:
-        with torch.autocast(teacher.device.type, PRECISIONS[precision]) if autocast else contextlib.nullcontext():
-            said = teacher.predict_frames(batch)
+        said = compute(teacher, batch, precision)
     except TiekdError:
         raise
     except Exception as error:  # the user's code may raise anything; ours keeps its traceback
@@ -212,7 +218,7 @@ def predict(teacher: Teacher, batch: FrameBatch, precision: str) -> TeacherDepth
             f"Teacher {teacher.name} gave depth {list(said.depth.shape)} for {len(batch)} images (from frame "
             f"{batch[0].frame_id}): it must be [{len(batch)},1,h,w], a map for each."
         )
-    return TeacherDepth(said.depth.to(torch.float32), said.resize) if autocast else said
+    return TeacherDepth(said.depth.to(torch.float32), said.resize) if precision != "float32" else said
 
 
 def _failure(teacher: Teacher, batch: FrameBatch, error: Exception) -> str:

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from tiekd_cache.cli.common import Command, data_options, note_frames, open_kitti, parse_size
+from tiekd_cache.cli.common import Command, FiniteRange, data_options, note_frames, open_kitti, parse_size
 
 
 def source_options(command: Command) -> Command:
     """`data_options`, and --nyu, --images, --size and --focal-px."""
     for option in (
-        click.option("--focal-px", type=click.FloatRange(1.0), help="Focal length of --images.  [default: the width]"),
+        click.option("--focal-px", type=FiniteRange(1.0), help="Focal length of --images.  [default: the width]"),
         click.option("--size", metavar="HxW", help="Crop --images to their middle of this size, where sizes differ."),
         click.option("--images", metavar="GLOB", help="Any pictures: a folder, or a pattern in quotes ('**' too)."),
         click.option(
