@@ -98,3 +98,12 @@ def test_a_number_of_the_command_line_must_be_finite(tmp_path: Path, option: str
     assert (said.code, said.err.count("Error: ")) == (2, 1)
     assert f"{option}': {value} is not a finite number" in said.err or "not in the range" in said.err
     assert not (tmp_path / "stores").exists()
+
+
+def test_what_comes_next_is_a_command_that_takes_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "photos" / "one.png")
+    made = tiekd("precompute", "--teacher", "fakes:FormulaTeacher", "--images", "photos", cwd=tmp_path)
+    assert made.code == 0, made.err
+    following = made.err.split("Next: tiekd-cache ")[1].split()
+    assert following == ["info", "stores/fakes-FormulaTeacher.zarr"]
+    assert tiekd(*following, cwd=tmp_path).code == 0

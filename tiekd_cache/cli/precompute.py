@@ -88,6 +88,8 @@ def precompute(
     if report.warning is not None:
         note(f"Warning: {report.warning}")
     if report.complete:
-        note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}")
+        # training reads KITTI only
+        then = "distill --student resnet18 --store" if source.name == "kitti" else "info"
+        note(f"Next: tiekd-cache {then} {report.store}")
     else:
         note(f"{report.store} holds {report.frames} of {report.store_frames} responses: the rest is for other starts.")
