@@ -21,6 +21,7 @@ from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.ranks import together
 from tiekd_cache.run_folder import RunFolder, new_run_path
 from tiekd_cache.store import ResponseStore
+from tiekd_cache.store_frames import IMAGES_FROM_STORE, StoreFrames
 from tiekd_cache.students import Student, load_student
 from tiekd_cache.teacher_stores import choose_frames, open_stores
 from tiekd_cache.validation import validation_frames
@@ -65,7 +66,9 @@ def run_distill(
     launch = Launch.from_environment()
     chosen = resolve_device(launch.device(device))
     validated = validation_frames(validation, config.train.validate_frames, note) if launch.rank == 0 else None
-    origin = {"data": str(source.root), "source": {source.name: str(source.root)} if given is None else dict(given)}
+    if given is None:
+        given = {IMAGES_FROM_STORE: True} if isinstance(source, StoreFrames) else {source.name: str(source.root)}
+    origin = {"data": str(source.root), "source": dict(given)}
     with together(launch, chosen) as ranks:
         report = distill(
             config,

@@ -60,7 +60,16 @@ class TrainingModule(nn.Module):
 
     def _features(self, image: torch.Tensor) -> torch.Tensor:
         if self._compiled is None:
-            features: torch.Tensor = self.student(image)
+            try:
+                features: torch.Tensor = self.student(image)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                batch, _, height, width = image.shape
+                raise ConfigError(
+                    f"{batch} sample of {height}x{width} px in a forward pass leaves BatchNorm a single value: take a "
+                    "larger train.crop, or more samples a pass (train.batch_size, train.accumulate, processes)."
+                ) from None
             return features
         try:
             features = self._compiled(image)

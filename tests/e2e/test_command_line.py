@@ -81,8 +81,8 @@ def test_a_sum_of_terms_and_the_width_and_the_bins_by_options(home: Path) -> Non
 
 
 def test_two_stores_are_named_mixed_weighted_and_found_again(home: Path) -> None:
-    succeed("precompute", "--teacher", "lidar", "--max-depth", "85", "--store", "other.zarr", cwd=home)
-    both = ["--store", "stores/lidar.zarr", "--store", "other.zarr"]
+    succeed("precompute", "--teacher", "lidar", "--max-depth", "85", "--store", "far.zarr", cwd=home)
+    both = ["--store", "stores/lidar.zarr", "--store", "far.zarr", "--set", "student.max_depth=85.0"]
     mixed = [*both, "--mix", "sample", "--store-weight", "1", "--store-weight", "3"]
     trained = succeed("distill", *mixed, "--steps", "1", *SMALL, "--run", "mixed", cwd=home)
     assert "Training on 3 frames that" in trained.err
