@@ -77,7 +77,9 @@ class RunFolder:
     def run(self) -> dict[str, Any]:
         """What the run was trained from."""
         try:
-            run: dict[str, Any] = json.loads(self.run_file.read_text(encoding="utf-8"))
+            run = json.loads(self.run_file.read_text(encoding="utf-8"))
+            if not isinstance(run, dict) or "fingerprint" not in run:
+                raise ValueError("it is no record of a run")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.run_file} cannot be read ({error}). Start a new run.") from None
         return run
@@ -96,29 +98,33 @@ class RunFolder:
             lines.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of metrics.jsonl; a torn last line, as a kill leaves it, is not counted."""
-        return _records(self.metrics_file)
+        """Every whole line of metrics.jsonl; what follows a torn line, as a kill leaves it, is not counted."""
+        return _records(self.metrics_file, "loss")
 
     def validations(self) -> list[dict[str, Any]]:
         """The same of validation.jsonl."""
-        return _records(self.validation_file)
+        return _records(self.validation_file, "abs_rel")
 
     def cut_after(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them anew."""
-        for file in (self.metrics_file, self.validation_file):
+        for file, records in ((self.metrics_file, self.metrics()), (self.validation_file, self.validations())):
             if file.exists():
-                kept = [json.dumps(record) + "\n" for record in _records(file) if record["step"] <= step]
+                kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
                 write_text(file, "".join(kept))
 
 
-def _records(file: Path) -> list[dict[str, Any]]:
+def _records(file: Path, name: str) -> list[dict[str, Any]]:
+    """The lines up to the first one that is no record of a step with this number."""
     records: list[dict[str, Any]] = []
     if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_bytes().splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(record, dict) or not {"step", name} <= record.keys():
+                break
+            records.append(record)
     return records
 
 
