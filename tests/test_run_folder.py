@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_lines_end_before_a_damaged_one(tmp_path: Path, damage: bytes) -> None:
     assert folder.metrics() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}]
     folder.cut_after(2)
     assert folder.metrics_file.read_bytes() == whole
+
+
+def test_a_disk_that_refuses_is_one_error(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(DistillConfig(), {"fingerprint": "f"})
+    with pytest.raises(DataError, match=r"Cannot write the run folder .*/run: No space left"):
+        folder.append(Path("/dev/full"), {"step": 1})
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    with pytest.raises(DataError, match="No such file"):
+        folder.append(folder.metrics_file, {"step": 1})
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"fingerprint": '])
