@@ -76,6 +76,7 @@ def test_a_sum_of_terms_and_the_width_and_the_bins_by_options(home: Path) -> Non
         ["--term", "gt_si=much"],
         ["--term", "gt_si=1", "--loss", "tie-kd"],
         ["--term=si=1"] * 2,
+        ["--other-store"],
     ):
         assert tiekd("distill", *mistake, cwd=home).code == 2
 

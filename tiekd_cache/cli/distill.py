@@ -148,6 +148,8 @@ def distill(
     from tiekd_cache.stages import run_distill
     from tiekd_cache.teacher_stores import recorded_stores
 
+    if other_store and not resume:
+        raise click.UsageError("--other-store goes with --resume: a new run takes any store.")
     mapping = read_toml(config) if config is not None else {}
     apply_overrides(mapping, overrides)
     _put_options(mapping, given, terms, weights)
