@@ -21,7 +21,8 @@ from tiekd_cache.store.cache_files import KeptStore, OpenShard
 from tiekd_cache.store.cache_shards import ShardCache
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.layout import Layout
-from tiekd_cache.store.objects import MissingObject, Objects, RemoteError
+from tiekd_cache.store.object_path import StorePlace
+from tiekd_cache.store.objects import MissingObject, Objects, RemoteError, is_remote, open_objects
 from tiekd_cache.store.record import DoneRecord
 
 Listing = list[tuple[str, int]]
@@ -46,21 +47,23 @@ class CachedObjects:
         if limit_bytes < 1:
             raise ConfigError(f"A cache of {limit_bytes} bytes holds nothing: give --cache-size a size like 50GB")
         where = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 - a link to a cache is no trouble
-        self.__setstate__((objects, where, limit_bytes, None, set(), {}, None))
+        self.__setstate__((objects, where, limit_bytes, None, set(), {}, {}, None))
         self._shards.check_folder()
 
     def __getstate__(self) -> tuple[Any, ...]:
         own = (self._objects, self._folder, self._limit_bytes)
-        return (*own, self._found, self._absent, self._listed, self._alone)
+        return (*own, self._found, self._absent, self._sizes, self._listed, self._alone)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._objects: Objects
         self._folder: Path
         self._found: KeptStore | None
         self._absent: set[str]
+        self._sizes: dict[str, int]
         self._listed: dict[str, Listing]
         self._alone: str | None
-        self._objects, self._folder, self._limit_bytes, self._found, self._absent, self._listed, self._alone = state
+        (self._objects, self._folder, self._limit_bytes) = state[:3]
+        (self._found, self._absent, self._sizes, self._listed, self._alone) = state[3:]
         self.url = self._objects.url
         self._shards = ShardCache(self._folder, self._limit_bytes)
         self._plain = False
@@ -105,7 +108,9 @@ class CachedObjects:
             if ShardKey.of(key) is not None and store.has(key):
                 return (store.home / key).stat().st_size
         try:
-            return self._objects.size(key)
+            if key not in self._sizes:
+                self._sizes[key] = self._objects.size(key)
+            return self._sizes[key]
         except MissingObject:
             self._absent.add(key)
             raise
@@ -238,6 +243,17 @@ class CachedObjects:
                 if is_small(key) or ShardKey.of(key) is not None:
                     found.append((key, file.stat().st_size))
         return sorted(found)
+
+
+def through_cache(place: StorePlace, folder: str | Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> StorePlace:
+    """Where to read a store through a cache; the place itself where it is not read over a network.
+
+    Raises:
+        ConfigError: the folder cannot be written, or nothing is installed that reads such a place.
+    """
+    if not isinstance(place, str | Path) or not is_remote(place):
+        return place
+    return CachedObjects(open_objects(place), folder, limit_bytes)
 
 
 def _is_whole(key: str, data: bytes) -> bool:

@@ -116,7 +116,7 @@ def check_shard(data: bytes, layout: Layout, shard: int, record: DoneRecord) -> 
     tail = data[-index_bytes(layout.shard_frames) :]
     index = parse_index(tail, layout.shard_frames, len(positions), len(data))
     codes = np.empty(layout.native_size, np.uint16)
-    for (offset, length), digest in zip(index.tolist(), record.digests, strict=True):
+    for (offset, length), digest in zip(index[: len(positions)].tolist(), record.digests, strict=True):
         chunk = data[offset : offset + length]
         if isinstance(layout, ImageLayout):
             found = image_digest(decode_image(chunk, layout.native_size))
