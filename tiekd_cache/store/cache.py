@@ -105,8 +105,9 @@ class CachedObjects:
         if store is not None:
             if key in ATTRIBUTES or (is_small(key) and (self._alone or self._is_settled(store, key))):
                 return len(self.get(key))
-            if ShardKey.of(key) is not None and store.has(key):
-                return (store.home / key).stat().st_size
+            shard = ShardKey.of(key)
+            if shard is not None and store.has(key):  # what it must have: a torn file of the cache is fetched again
+                return DoneRecord.from_bytes(self.get(shard.record)).file_bytes
         try:
             if key not in self._sizes:
                 self._sizes[key] = self._objects.size(key)
