@@ -37,7 +37,7 @@ def test_entries_are_read_whole_and_in_part(tmp_path: Path, folder: str, compres
         assert opened.list() == [("done/00000.json", 12), ("residual/c/0/0/0", 1024), ("zarr.json", 2)]
         assert opened.list("done") == [("done/00000.json", 12)]
     for read in (objects.get, objects.size, lambda key: objects.get_range(key, 0, 1)):
-        with pytest.raises(MissingObject, match="There is no done/00001.json in .*bts.zip"):
+        with pytest.raises(MissingObject, match="There is no done/00001"):
             read("done/00001.json")
     with pytest.raises(RemoteError, match="has 2 bytes, not 2 at 1"):
         objects.get_range("zarr.json", 1, 2)
@@ -57,7 +57,7 @@ def test_what_was_altered_or_cut_off_is_an_error(tmp_path: Path, compression: in
     (tmp_path / "cut.zip").write_bytes(whole[:-30])
     with pytest.raises(RemoteError, match="no zip file that can be read"):
         ZipObjects(tmp_path / "cut.zip")
-    with pytest.raises(MissingObject, match="absent.zip"):
+    with pytest.raises(MissingObject, match="There is no"):
         ZipObjects(tmp_path / "absent.zip")
 
 

@@ -96,6 +96,11 @@ def is_remote(place: str | Path) -> bool:
     return str(place).partition("://")[0] in REMOTE_SCHEMES and "://" in str(place)
 
 
+def store_place(text: str) -> str | Path:
+    """The place that a user or a record names: a URL stays text, which a Path would break."""
+    return text if is_remote(text) else Path(text)
+
+
 def check_key(key: str) -> str:
     """The key, if it is one: keys come from other people's stores, and none may lead out of the place.
 
