@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ import pytest
 from remote_reader import answers
 from servers import FaultServer, nginx, s3_server
 from store_helpers import make_store
+
+from tiekd_cache.store.objects import open_objects
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
 
@@ -33,7 +38,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "short": {"kind": "short"},
     "reset": {"kind": "reset"},
     "never": {"kind": "never"},
-    "slow": {"kind": "slow", "rate": 20.0},
+    "slow": {"kind": "slow", "rate": 2.0},
 }
 PASSING: dict[str, dict[str, Any]] = {
     "503 twice": {"kind": "503", "times": 2},
@@ -56,12 +61,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def right(folder: Path) -> dict[str, str]:
     """What the store answers when it is read from the folder."""
     return answers(str(folder / "a.zarr"))
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[FaultServer]:
-    with FaultServer(folder) as server:
-        yield server
 
 
 def run(command: list[str], *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -102,65 +101,78 @@ def command_error(process: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("part", ["*", "*/done/*", "*/residual/c/*"])
+@contextmanager
+def failing(folder: Path, part: str, fault: dict[str, Any]) -> Iterator[str]:
+    """URL of the store behind a server that fails so for files whose path matches `part`."""
+    with FaultServer(folder) as server:
+        server.fail(part, **fault)
+        yield f"{server.url}/a.zarr"
+
+
+def side_by_side(*checks: Callable[[], None]) -> None:
+    """All checks at the same time, each mostly waiting; raises the first failure."""
+    with ThreadPoolExecutor(len(checks)) as pool:
+        for done in [pool.submit(check) for check in checks]:
+            done.result()
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_stays_is_an_error_on_reading(server: FaultServer, fault: str, part: str) -> None:
-    server.fail(part, **FAULTS[fault])
-    said = read(f"{server.url}/a.zarr")
-    assert said["answers"] == {}
-    check_error(said["error"], f"{server.url}/a.zarr")
+def test_a_fault_that_stays_is_one_error_soon(folder: Path, right: dict[str, str], fault: str) -> None:
+    def reading(part: str) -> None:
+        with failing(folder, part, FAULTS[fault]) as url:
+            said = read(url)
+        assert said["answers"] == {}
+        check_error(said["error"], url)
+
+    def reading_around_one_shard() -> None:
+        with failing(folder, "*/residual/c/1/*", FAULTS[fault]) as url:
+            said = read(url, 0, 8, 9, 3, 5)
+        ids = list(right)
+        assert said["answers"] == {ids[i]: right[ids[i]] for i in (0, 8, 9, 3)}
+        check_error(said["error"], url)
+        assert "residual/c/1" in said["error"] or ids[5] in said["error"]
+
+    def info() -> None:
+        with failing(folder, "*", FAULTS[fault]) as url:
+            check_error(command_error(run(INFO, url)), url)
+
+    def verify() -> None:
+        with failing(folder, "*/residual/c/*", FAULTS[fault]) as url:
+            process = run(VERIFY, url)
+        assert process.returncode == 1, process.stdout
+        assert "residual/c" in process.stdout + process.stderr
+
+    parts = ("*", "*/done/*", "*/residual/c/*")
+    side_by_side(*(partial(reading, part) for part in parts), reading_around_one_shard, info, verify)
 
 
-@pytest.mark.parametrize("part", ["*", "*/residual/c/*"])
 @pytest.mark.parametrize("fault", PASSING)
-def test_a_fault_that_passes_changes_nothing(server: FaultServer, right: dict[str, str], fault: str, part: str) -> None:
-    server.fail(part, **PASSING[fault])
-    said = read(f"{server.url}/a.zarr")
-    assert (said["answers"], said["error"]) == (right, None)
+def test_a_fault_that_passes_changes_nothing(folder: Path, right: dict[str, str], fault: str) -> None:
+    def reading(part: str) -> None:
+        with failing(folder, part, PASSING[fault]) as url:
+            said = read(url)
+        assert (said["answers"], said["error"]) == (right, None)
+
+    def info() -> None:
+        with failing(folder, "*", PASSING[fault]) as url:
+            process = run(INFO, url)
+        assert process.returncode == 0, process.stderr
+        assert json.loads(process.stdout)["frames_done"] == len(right)
+
+    def verify() -> None:
+        with failing(folder, "*/residual/*", PASSING[fault]) as url:
+            process = run(VERIFY, url)
+        assert process.returncode == 0, process.stderr
+
+    side_by_side(partial(reading, "*"), partial(reading, "*/residual/c/*"), info, verify)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_shard_that_fails_leaves_the_others_readable(server: FaultServer, right: dict[str, str], fault: str) -> None:
-    server.fail("*/residual/c/1/*", **FAULTS[fault])
-    said = read(f"{server.url}/a.zarr", 0, 8, 9, 3, 5)
-    ids = list(right)
-    assert said["answers"] == {ids[i]: right[ids[i]] for i in (0, 8, 9, 3)}
-    check_error(said["error"], f"{server.url}/a.zarr")
-    assert "residual/c/1" in said["error"] or ids[5] in said["error"]
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_info_ends_in_one_error(server: FaultServer, fault: str) -> None:
-    server.fail("*", **FAULTS[fault])
-    check_error(command_error(run(INFO, f"{server.url}/a.zarr")), f"{server.url}/a.zarr")
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_verify_never_calls_it_well(server: FaultServer, fault: str) -> None:
-    server.fail("*/residual/c/*", **FAULTS[fault])
-    process = run(VERIFY, f"{server.url}/a.zarr")
-    assert process.returncode == 1, process.stdout
-    assert "residual/c" in process.stdout + process.stderr
-
-
-@pytest.mark.parametrize("fault", PASSING)
-def test_the_commands_wait_for_a_fault_to_pass(server: FaultServer, fault: str) -> None:
-    server.fail("*", **PASSING[fault])
-    process = run(INFO, f"{server.url}/a.zarr")
-    assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout)["frames_done"] == 10
-    server.mend()
-    server.fail("*/residual/*", **PASSING[fault])
-    process = run(VERIFY, f"{server.url}/a.zarr")
-    assert process.returncode == 0, process.stderr
-
-
-def test_a_server_that_ignores_ranges_gives_no_wrong_answer(server: FaultServer, right: dict[str, str]) -> None:
-    server.fail("*", "no range")
-    said = read(f"{server.url}/a.zarr")
-    assert said["answers"] == right or "Range" in said["error"]
-    process = run(VERIFY, f"{server.url}/a.zarr")
-    assert process.returncode == 0 or "Range" in process.stdout + process.stderr
+def test_a_server_that_ignores_ranges_gives_no_wrong_answer(folder: Path, right: dict[str, str]) -> None:
+    with failing(folder, "*", {"kind": "no range"}) as url:
+        said = read(url)
+        assert said["answers"] == right or "Range" in said["error"]
+        process = run(VERIFY, url)
+        assert process.returncode == 0 or "Range" in process.stdout + process.stderr
 
 
 def test_nginx_gives_what_the_folder_gives(folder: Path, right: dict[str, str]) -> None:
@@ -172,8 +184,6 @@ def test_nginx_gives_what_the_folder_gives(folder: Path, right: dict[str, str]) 
 
 
 def test_s3_gives_what_the_folder_gives(folder: Path, right: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from tiekd_cache.store.objects import open_objects
-
     with s3_server() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
