@@ -21,6 +21,7 @@ from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.ranks import together
 from tiekd_cache.run_folder import RunFolder, new_run_path
 from tiekd_cache.store import ResponseStore
+from tiekd_cache.store.object_path import StorePlace
 from tiekd_cache.students import Student, load_student
 from tiekd_cache.teacher_stores import choose_frames, open_stores
 from tiekd_cache.validation import validation_frames
@@ -29,7 +30,7 @@ from tiekd_cache.validation import validation_frames
 def run_distill(
     config: DistillConfig,
     source: DataSet,
-    store_paths: Sequence[str | Path],
+    store_paths: Sequence[StorePlace],
     run_path: Path | None,
     *,
     device: str = "auto",
@@ -45,8 +46,8 @@ def run_distill(
 
     Args:
         source: the frames of a split, or those whose images are in a store.
-        store_paths: where the responses are, a folder, `.zip` file or URL a teacher; the pictures show those of the
-            first.
+        store_paths: where the responses are, a folder, `.zip` file, URL or objects a teacher; the pictures show those
+            of the first.
         run_path: the run's folder; None for a new one under runs/.
         device: `auto` and `cuda` are a GPU of its own for each process that `torchrun` started.
         other_store: go on with another store, or other frames, than the run was trained from.

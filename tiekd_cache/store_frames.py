@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tiekd_cache.data.frame import DepthMap, Frame
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.store.object_path import StorePlace
 
 
 class StoreFrames:
@@ -29,7 +29,7 @@ class StoreFrames:
         self._store = store
 
     @classmethod
-    def open(cls, path: str | Path, *, allow_partial: bool = False) -> StoreFrames:
+    def open(cls, path: StorePlace, *, allow_partial: bool = False) -> StoreFrames:
         """The frames of the store at a path or URL.
 
         Raises:

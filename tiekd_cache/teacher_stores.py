@@ -10,11 +10,12 @@ from typing import Any
 from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.store.object_path import StorePlace
 from tiekd_cache.store.objects import store_place
 
 
 def open_stores(
-    paths: Sequence[str | Path], source: FrameSource, *, allow_partial: bool = False
+    paths: Sequence[StorePlace], source: FrameSource, *, allow_partial: bool = False
 ) -> list[ResponseStore]:
     """The stores at these paths, in this order; all answer images like those of `source`.
 

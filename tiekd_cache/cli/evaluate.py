@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tiekd_cache.cli.cache_options import cache_options, through_cache
 from tiekd_cache.cli.common import device_option, json_option, named_store, note, print_table
 from tiekd_cache.cli.source_options import fill_from_run, open_source, source_options
 
@@ -41,6 +42,7 @@ def parse_ranges(
     metavar="PATH|URL",
     help="Compare with these responses too.  [default: the run's own, where it has frames of the split]",
 )
+@cache_options
 @click.option(
     "--crop",
     type=click.Choice(["garg", "eigen", "none"]),
@@ -103,7 +105,8 @@ def evaluate(
     source = open_source(given, "test")
     responses = None
     try:
-        responses = open_store(store, allow_partial=True) if store is not None else None
+        for place in through_cache(given, [] if store is None else [store]):
+            responses = open_store(place, allow_partial=True)
     except StoreError as error:
         if store != own_store:
             raise

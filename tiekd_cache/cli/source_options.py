@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tiekd_cache.cli.common import Command, data_options, note_frames, open_kitti, parse_size
 from tiekd_cache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tiekd_cache.store.object_path import StorePlace
 
 _NAMES = ("kitti", "split", "skip_missing", "nyu", "images", "size", "focal_px")
 _PATHS = ("kitti", "nyu")
@@ -68,7 +71,7 @@ def open_and_record(given: dict[str, Any], purpose: str) -> tuple[Any, dict[str,
 
 
 def open_training_frames(
-    given: dict[str, Any], stores: Sequence[str | Path], images_from_store: bool, allow_partial: bool
+    given: dict[str, Any], stores: Sequence[StorePlace], images_from_store: bool, allow_partial: bool
 ) -> tuple[Any, dict[str, Any]]:
     """`open_and_record` for training; or the frames whose images are in one of the stores.
 

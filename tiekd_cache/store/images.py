@@ -23,7 +23,7 @@ from tiekd_cache.store.chunks import Damage, with_crc, without_crc
 from tiekd_cache.store.frames import OwnFrames
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import BYTES, Layout, array_document, same_format, sharded_document
-from tiekd_cache.store.object_path import sizes_of, store_path
+from tiekd_cache.store.object_path import StorePlace, read_again, sizes_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import JsonObject, StoreSchema, sha256_of
 
@@ -146,7 +146,7 @@ def _attributes(schema: StoreSchema) -> JsonObject:
     return {"format": IMAGES_FORMAT, "content": content, "fingerprint": sha256_of([IMAGES_FORMAT, content])}
 
 
-def has_images(store: str | Path) -> bool:
+def has_images(store: StorePlace) -> bool:
     """Whether a store has a folder of images, be it finished or not."""
     return (store_path(store) / FOLDER / "zarr.json").exists()
 
@@ -260,7 +260,7 @@ class ImageReader:
 
     def _checked(self, position: int, file: Path, read: Any) -> Any:
         try:
-            return read(position // self.catalogue.layout.shard_frames)
+            return read_again(lambda: file, lambda: read(position // self.catalogue.layout.shard_frames))
         except Damage as damage:
             store = self.catalogue.store
             raise damaged(store.path, file, damage, store.frame_ids[position]) from damage

@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from tiekd_cache.errors import ConfigError
+from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, is_remote, open_objects
+
+StorePlace = str | Path | Objects
+"""Where a store is read from: a folder, a `.zip` file, a URL, or objects."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -87,7 +91,7 @@ class ObjectPath:
         return self.objects.get(self.key)
 
 
-def store_path(place: str | Path | Objects) -> Path:
+def store_path(place: StorePlace) -> Path:
     """Where the store at a place is, for reading: an absolute path for a folder, an `ObjectPath` for all else.
 
     Args:
@@ -117,6 +121,33 @@ def is_network(path: Path) -> bool:
     """Whether reading there goes over the network."""
     objects = objects_of(path)
     return objects is not None and is_remote(objects.url)
+
+
+@runtime_checkable
+class Droppable(Protocol):
+    """Objects that keep copies, which may be damaged where the store is whole."""
+
+    def drop(self, key: str) -> bool:
+        """Give up the copy of an object; False where there is none."""
+
+
+def read_again(file: Callable[[], Path], read: Callable[[], T]) -> T:
+    """What `read` returns; where a copy of the file is damaged, it is given up, and read once more from the store.
+
+    Raises:
+        Damage: the store itself is damaged, or what keeps the copies is.
+    """
+    try:
+        return read()
+    except Damage:
+        path = file()
+        objects: Any = objects_of(path)
+        if not isinstance(objects, Droppable) or not objects.drop(as_object(path).key):
+            raise
+    try:
+        return read()
+    except Damage as damage:
+        raise Damage(f"{damage}; so it was before the cache fetched it anew: its disk may be faulty") from damage
 
 
 def side_by_side(work: Callable[[T], U], items: Sequence[T]) -> list[U]:

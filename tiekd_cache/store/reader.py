@@ -17,6 +17,7 @@ import numpy as np
 
 from tiekd_cache.errors import FrameNotFoundError, ShapeError, StoreError
 from tiekd_cache.store.batches import read_batch
+from tiekd_cache.store.cache import DEFAULT_LIMIT_BYTES, through_cache
 from tiekd_cache.store.catalogue import Catalogue, damaged, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.codec import Codes, Depth, frame_digest
@@ -24,8 +25,7 @@ from tiekd_cache.store.frames import FrameReader, OwnFrames, ZarrFrames
 from tiekd_cache.store.images import Image, ImageReader, Intrinsics, open_images
 from tiekd_cache.store.info import StoreInfo
 from tiekd_cache.store.kernels import kernels
-from tiekd_cache.store.object_path import is_network, store_path
-from tiekd_cache.store.objects import Objects
+from tiekd_cache.store.object_path import StorePlace, is_network, read_again, store_path
 from tiekd_cache.store.refusals import not_found, refuse_unfinished
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema
@@ -34,7 +34,12 @@ ReaderName = Literal["local", "zarr"]
 
 
 def open_store(
-    path: str | Path | Objects, *, allow_partial: bool = False, reader: ReaderName = "local"
+    path: StorePlace,
+    *,
+    allow_partial: bool = False,
+    reader: ReaderName = "local",
+    cache_dir: str | Path | None = None,
+    cache_bytes: int = DEFAULT_LIMIT_BYTES,
 ) -> ResponseStore:
     """The responses of a teacher, by frame id.
 
@@ -43,11 +48,14 @@ def open_store(
         allow_partial: open a store that is not finished, too; it then holds the frames that are.
         reader: "local" reads the files itself; "zarr" goes through zarr-python and gives the same arrays, slower, and
             from folders only.
+        cache_dir: folder in which what is read over a network is kept; see `CachedObjects`.
+        cache_bytes: that the shards in it may take.
     Raises:
         ConfigError: no such kind of place, or what reads it is not installed.
         StoreError: there is no store, it is not finished, damaged, or of a newer format; says which and what to do.
     """
-    return ResponseStore(path, allow_partial=allow_partial, reader=reader)
+    place = path if cache_dir is None else through_cache(path, cache_dir, cache_bytes)
+    return ResponseStore(place, allow_partial=allow_partial, reader=reader)
 
 
 class ResponseStore:
@@ -56,9 +64,7 @@ class ResponseStore:
     Pickled, it is its path or URL: whoever unpickles it opens it anew, and only a store with the same fingerprint.
     """
 
-    def __init__(
-        self, path: str | Path | Objects, *, allow_partial: bool = False, reader: ReaderName = "local"
-    ) -> None:
+    def __init__(self, path: StorePlace, *, allow_partial: bool = False, reader: ReaderName = "local") -> None:
         self._set_up(store_path(path), allow_partial, reader, None)
         self._open()
 
@@ -216,12 +222,16 @@ class ResponseStore:
         except Damage as damage:
             frame_id = catalogue.frame_ids[position]
             raise damaged(self._path, catalogue.layout.record_file(shard), damage, frame_id) from damage
-        try:
+
+        def decode() -> None:
             codes = process.codes_buffer()
             process.frames.residual(shard, place, codes)
             kernels().decode(codes, depth, catalogue.schema.step, catalogue.schema.min_depth)
             if frame_digest(codes) != digest:
                 raise Damage("the response does not have the digest in its done-record")
+
+        try:
+            read_again(lambda: catalogue.layout.shard_file(shard), decode)
         except Damage as damage:
             frame_id = catalogue.frame_ids[position]
             raise damaged(self._path, catalogue.layout.shard_file(shard), damage, frame_id) from damage
