@@ -23,9 +23,10 @@ from store_helpers import depth_maps, frame_list, in_child, make_store, open_wri
 from tiekd_cache.cli.cache_options import parse_bytes
 from tiekd_cache.errors import ConfigError, FrameNotFoundError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
-from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.store import ResponseStore, cache_room, open_store
 from tiekd_cache.store.cache import CachedObjects
 from tiekd_cache.store.cache_room import PROTECTED_S, Held, Room, to_remove
+from tiekd_cache.store.images import has_images
 from tiekd_cache.store.objects import FolderObjects, MissingObject, RemoteError
 
 FRAMES = frame_list(10)
@@ -277,7 +278,7 @@ def test_what_goes_is_the_oldest_and_no_more_than_needed(
     assert not freed or total - sum(freed[:-1]) + needed > limit
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_a_full_disk_is_one_warning_and_reading_goes_on(
     far: DistantObjects,
     made: Path,
@@ -344,7 +345,10 @@ def test_a_whole_store_is_served_without_its_place_and_a_part_is_not(
     assert {record.getMessage().partition("All of")[2] for record in caplog.records} == {
         f" the store is in the cache {far.folder.parent / 'cache'}, which is read alone."
     }
-    check_all(pickle.loads(pickle.dumps(through(far))), made)
+    alone = pickle.loads(pickle.dumps(through(far)))
+    check_all(alone, made)
+    assert not alone.has_image(FRAMES[0])
+    assert not has_images(CachedObjects(far, far.folder.parent / "cache"))
 
 
 def test_a_store_that_is_not_there_stays_an_error(far: DistantObjects, made: Path, tmp_path: Path) -> None:
@@ -462,3 +466,16 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_a_cache_that_holds_nothing_is_refused(far: DistantObjects, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="0 bytes"):
         CachedObjects(far, tmp_path, 0)
+
+
+def test_a_process_that_holds_the_cache_for_ever_does_not_stop_the_others(
+    far: DistantObjects, made: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache_room, "WAIT_S", 0.05)
+    store = through(far)
+    with cache_room.locked(far.folder.parent / "cache" / ".lock", 1.0) as mine:
+        assert mine
+        check_all(store, made)
+    assert kept(far) == []
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "another process has held" in warning

@@ -140,7 +140,8 @@ class CachedObjects:
             False where the cache does not hold it: then the object itself is damaged.
         """
         store = self._store()
-        return store is not None and self._shards.drop(store, key)
+        known = is_small(key) or ShardKey.of(key) is not None
+        return store is not None and known and self._shards.drop(store, key)
 
     def _store(self) -> KeptStore | None:
         """The store's part of the cache; None where it is none that can be kept: whoever reads it says why."""
@@ -208,6 +209,8 @@ class CachedObjects:
             raise
         except RemoteError:
             kept = self._kept(store, key) if key in ATTRIBUTES else None
+            if kept is None and self._alone and key in ATTRIBUTES:
+                raise MissingObject(f"There is no {key} in the cache {store.home}") from None
             if kept is None:
                 raise
             data = kept

@@ -60,11 +60,17 @@ class ShardCache:
         self._lock = threading.Lock()
 
     def check_folder(self) -> None:
-        """Make the folder; raises ConfigError where it cannot be written."""
+        """Make the folder; raises ConfigError where it cannot be written, for another reason than a full disk."""
         try:
             with locked(self.folder / ".lock", 0.0):
                 pass
         except StoreError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in _FULL:
+                raise ConfigError(
+                    f"The cache folder {self.folder} cannot be written ({_reason(error)}): choose another --cache-dir,"
+                    " or go without"
+                ) from error
             self._cannot_keep(error)
 
     def clean(self, store: KeptStore) -> None:
@@ -207,17 +213,14 @@ class ShardCache:
         )
 
     def _cannot_keep(self, error: StoreError) -> None:
-        """Go on without keeping anything where the disk is full; raise where the cache can never have worked."""
-        cause = error.__cause__
-        number = cause.errno if isinstance(cause, OSError) else None
-        reason = (cause.strerror if isinstance(cause, OSError) else None) or str(error)
-        if number not in _FULL:
-            raise ConfigError(
-                f"The cache folder {self.folder} cannot be written ({reason}): choose another --cache-dir, or go"
-                " without"
-            ) from error
+        """Go on without keeping anything: a run of days does not end because its cache has no more space."""
         self._full = True
         self.tell(
-            f"Nothing more is kept in the cache {self.folder} ({reason}): what is not there is read over the network."
-            " Free space, or give a smaller --cache-size."
+            f"Nothing more is kept in the cache {self.folder} ({_reason(error)}): what is not there is read over the"
+            " network. Free space, or give a smaller --cache-size."
         )
+
+
+def _reason(error: StoreError) -> str:
+    cause = error.__cause__
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(error)
