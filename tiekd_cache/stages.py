@@ -22,6 +22,7 @@ from tiekd_cache.ranks import together
 from tiekd_cache.run_folder import RunFolder, new_run_path
 from tiekd_cache.statistics import read_statistics
 from tiekd_cache.store import ResponseStore
+from tiekd_cache.store.object_path import StorePlace
 from tiekd_cache.store_frames import IMAGES_FROM_STORE, StoreFrames
 from tiekd_cache.students import Student, load_student
 from tiekd_cache.teacher_stores import choose_frames, open_stores
@@ -31,7 +32,7 @@ from tiekd_cache.validation import validation_frames
 def run_distill(
     config: DistillConfig,
     source: DataSet,
-    store_paths: Sequence[Path],
+    store_paths: Sequence[StorePlace],
     run_path: Path | None,
     *,
     device: str = "auto",
@@ -47,7 +48,8 @@ def run_distill(
 
     Args:
         source: the frames of a split, or those whose images are in a store.
-        store_paths: where the responses are, a folder a teacher; the pictures show those of the first.
+        store_paths: where the responses are, a folder, `.zip` file, URL or objects a teacher; the pictures show those
+            of the first.
         run_path: the run's folder; None for a new one under runs/.
         device: `auto` and `cuda` are a GPU of its own for each process that `torchrun` started.
         other_store: go on with another store, or other frames, than the run was trained from.

@@ -8,6 +8,7 @@ from tiekd_cache.bench.loader import LoaderRow, LoaderSettings, bench_loader, ma
 from tiekd_cache.bench.maps import BenchMap, make_maps, read_maps
 from tiekd_cache.bench.plot import plot_store_bench
 from tiekd_cache.bench.precompute import RepeatedFrames, SpeedRow, bench_precompute
+from tiekd_cache.bench.remote import RemoteRow, bench_remote
 from tiekd_cache.bench.store import BenchRow, bench_store
 
 __all__ = [
@@ -18,12 +19,14 @@ __all__ = [
     "LoaderRow",
     "LoaderSettings",
     "OnlineTeacher",
+    "RemoteRow",
     "RepeatedFrames",
     "SpeedRow",
     "StepRow",
     "bench_head",
     "bench_loader",
     "bench_precompute",
+    "bench_remote",
     "bench_step",
     "bench_store",
     "made_up_store",

@@ -74,8 +74,8 @@ class LoaderSettings:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
 
 
-def made_up_store(source: FrameSource, path: Path) -> ResponseStore:
-    """A new store at `path` with each frame's image and a dense response: streets with a network's errors."""
+def made_up_store(source: FrameSource, path: Path, *, images: bool = True) -> ResponseStore:
+    """A new store at `path` with dense responses, streets with a network's errors, and each frame's image if wanted."""
     depth = make_maps(source.image_size, frames=4)[0].native
     ids = list(source.frame_ids)
     schema = StoreSchema.build(
@@ -96,7 +96,8 @@ def made_up_store(source: FrameSource, path: Path) -> ResponseStore:
     for shard in writer.todo():
         chosen = [ids.index(frame_id) % len(depth) for frame_id in writer.frames_of(shard)]
         writer.write_shard(shard, depth[chosen])
-    fill_images(ImageWriter.open(path), source, range(writer.num_shards))
+    if images:
+        fill_images(ImageWriter.open(path), source, range(writer.num_shards))
     return open_store(path)
 
 

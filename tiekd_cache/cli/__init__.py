@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from tiekd_cache.cli.bench import bench
+from tiekd_cache.cli.bench_remote import bench_remote
 from tiekd_cache.cli.common import ErrorsInOneLine
 from tiekd_cache.cli.compare import compare
 from tiekd_cache.cli.demo import demo
@@ -56,3 +57,4 @@ for _command in (
     students,
 ):
     main.add_command(_command)
+bench.add_command(bench_remote)

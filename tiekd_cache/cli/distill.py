@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tiekd_cache.cli.cache_options import cache_options, through_cache
 from tiekd_cache.cli.common import (
     Command,
     device_option,
     json_option,
+    named_store,
     note,
     only_store,
     parse_size,
@@ -59,11 +61,13 @@ def _term(text: str) -> tuple[str, float]:
     "--store",
     "stores",
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="The responses; several times for several teachers.  [default: the one under stores/]",
+    type=named_store,
+    metavar="PATH|URL",
+    help="The responses: folder, .zip or URL; several times for several teachers.  [default: the one under stores/]",
 )
 @_setting("--mix", "teachers.mix", "Several stores: average over them, or sample one a frame.  [default: average]")
 @click.option("--store-weight", "weights", multiple=True, type=float, help="Weight of each --store.  [default: equal]")
+@cache_options
 @source_options
 @click.option(
     "--images-from-store",
@@ -110,7 +114,7 @@ def _term(text: str) -> tuple[str, float]:
 @device_option
 @json_option
 def distill(
-    stores: tuple[Path, ...],
+    stores: tuple[str | Path, ...],
     weights: tuple[float, ...],
     images_from_store: bool,
     run_path: Path | None,
@@ -136,6 +140,7 @@ def distill(
       tiekd-cache distill --term dpm=0.1 --term ssim=0.9 --term gt_si=0.5
       tiekd-cache distill --store stores/bts.zarr --store stores/adabins.zarr --mix sample
       tiekd-cache distill --store stores/bts.zarr --images-from-store
+      tiekd-cache distill --store s3://team/stores/bts.zarr --kitti data/kitti --cache-dir ~/.cache/tiekd
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
       tiekd-cache distill --nyu data/nyu --store stores/nyu.zarr --config nyu.toml
       tiekd-cache distill --images 'photos/**/*.jpg' --store stores/photos.zarr --crop 352x704
@@ -165,13 +170,13 @@ def distill(
         note(f"Going on with {run_path}, with its own settings")
     else:
         resolved = from_mapping(DistillConfig, mapping)
-    stores = stores or (only_store(),)
-    source, how = open_training_frames(given, stores, images_from_store, allow_partial)
+    places = through_cache(given, stores or (only_store(),))
+    source, how = open_training_frames(given, places, images_from_store, allow_partial)
     validation = _test_split(source, how) if resolved.train.validate_frames else None
     report = run_distill(
         resolved,
         source,
-        stores,
+        places,
         run_path,
         device=device,
         resume=resume,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tiekd_cache.cli.common import Command, FiniteRange, data_options, note_frames, open_kitti, parse_size
 from tiekd_cache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tiekd_cache.store.object_path import StorePlace
 
 _NAMES = ("kitti", "split", "skip_missing", "nyu", "images", "size", "focal_px")
 _PATHS = ("kitti", "nyu")
@@ -76,7 +79,7 @@ def named_options(given: Mapping[str, Any]) -> str:
 
 
 def open_training_frames(
-    given: dict[str, Any], stores: Sequence[Path], images_from_store: bool, allow_partial: bool
+    given: dict[str, Any], stores: Sequence[StorePlace], images_from_store: bool, allow_partial: bool
 ) -> tuple[Any, dict[str, Any]]:
     """`open_and_record` for training; or the frames whose images are in one of the stores.
 
@@ -100,7 +103,8 @@ def open_training_frames(
         for name in _NAMES:
             given.pop(name)
         chosen = stores[0] if found is None else found
-        return note_frames(StoreFrames.open(chosen, allow_partial=allow_partial), chosen), {IMAGES_FROM_STORE: True}
+        frames = StoreFrames.open(chosen, allow_partial=allow_partial)
+        return note_frames(frames, frames.root), {IMAGES_FROM_STORE: True}
     return open_and_record(given, "train")
 
 

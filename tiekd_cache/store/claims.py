@@ -35,14 +35,19 @@ def claim_shard(layout: Layout, shard: int) -> Iterator[bool]:
     with clear_errors(file):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        yield _lock(descriptor, file) and not record.exists()
+        yield try_lock(descriptor, file) and not record.exists()
     finally:
         if record.exists():
             file.unlink(missing_ok=True)  # whoever comes later finds the shard finished
         os.close(descriptor)
 
 
-def _lock(descriptor: int, file: Path) -> bool:
+def try_lock(descriptor: int, file: Path) -> bool:
+    """Lock an open file; False where another holds the lock, True also where the file system knows no locks.
+
+    Raises:
+        StoreError: the system refuses.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

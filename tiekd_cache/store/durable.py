@@ -14,7 +14,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tiekd_cache.errors import StoreError
@@ -32,6 +32,9 @@ _REMEDIES = {
     errno.EPERM: "get permission to write there, or choose another --store",
     errno.EROFS: "choose another --store, this file system is read-only",
 }
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 @contextlib.contextmanager
@@ -56,6 +59,19 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         StoreError: no space, no permission, or whatever else the system says; nothing is left behind.
     """
+    _write(path, data, lambda partial: bool(partial.replace(path)))
+
+
+def create_file(path: Path, data: bytes) -> bool:
+    """As `write_file`, unless something has that name already: False, and what is there stays.
+
+    Of several processes that create one file, one gets True.
+    """
+    return not os.path.lexists(path) and _write(path, data, lambda partial: _link(partial, path))
+
+
+def _write(path: Path, data: bytes, name: Callable[[Path], bool]) -> bool:
+    """Write aside, let `name` give what is written its name, and return what that returns."""
     with clear_errors(path):
         remove_abandoned(path)
         partial = partial_path(path)
@@ -64,11 +80,31 @@ def write_file(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
+            named = name(partial)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+    return named
+
+
+def _link(partial: Path, path: Path) -> bool:
+    """Give a file its name if nothing has it; a rename would replace what another process has just put there."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without hard links has nothing that is as good: two processes that arrive within the same
+        # instant may both be told that theirs is there. Whole files they are in any case.
+        if path.exists():
+            return False
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
 
 
 def make_folders(folder: Path, root: Path) -> None:

@@ -1,0 +1,112 @@
+"""Frames a second from a store at a URL, with several requests in flight, against the same store in a local folder.
+
+The ways take turns, so that a machine that slows down slows all of them; medians are compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from tiekd_cache.errors import ConfigError
+from tiekd_cache.progress import ProgressFactory, progress_bar
+from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.store.codec import Depth
+
+BATCH = 32
+"""Frames that are asked for at a time."""
+
+LOCAL = "the local folder"
+
+
+@dataclass(frozen=True)
+class RemoteRow:
+    """One way to a store's responses.
+
+    Attributes:
+        way: `LOCAL`, or the URL.
+        in_flight: threads that read, so requests that wait for an answer at a time.
+        frames: how many, each time.
+        frames_per_second: the median over the repeats.
+        ratio: of that to the local folder's with as many threads; None where no local folder was given.
+    """
+
+    way: str
+    in_flight: int
+    frames: int
+    frames_per_second: float
+    ratio: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return asdict(self)
+
+
+def bench_remote(
+    url: str,
+    *,
+    local: Path | None = None,
+    in_flight: Sequence[int] = (1, 4, 16),
+    frames: int = 128,
+    repeats: int = 5,
+    progress: ProgressFactory = progress_bar,
+) -> list[RemoteRow]:
+    """Frames a second of each way: the same random frames, in another order each time, to float32 metres.
+
+    The first turn is not counted: it opens connections, reads the shards' indexes and brings files into memory.
+
+    Args:
+        url: of the store; any other place that `open_store` knows will do.
+        local: folder of the same store.
+        in_flight: how many threads read.
+        frames: of one turn; at most those of the store.
+        repeats: of which the median is taken, >= 1.
+    Raises:
+        ConfigError: the local store is another one, or lacks frames.
+        StoreError: a store cannot be opened or read.
+    """
+    stores = {} if local is None else {LOCAL: open_store(local)}
+    stores[url] = open_store(url)
+    _check_same(stores)
+    rng = np.random.default_rng(0)
+    frame_ids = stores[url].frame_ids
+    chosen = [frame_ids[i] for i in rng.permutation(len(frame_ids))[:frames].tolist()]
+    out = np.empty((min(BATCH, len(chosen)), *stores[url].schema.image_size), np.float32)
+    seconds: dict[tuple[str, int], list[float]] = {(way, threads): [] for threads in in_flight for way in stores}
+    with progress((repeats + 1) * len(seconds), "bench remote", "run") as bar:
+        for repeat in range(repeats + 1):
+            rng.shuffle(chosen)
+            for (way, threads), times in seconds.items():
+                started = time.perf_counter()
+                _read(stores[way], chosen, threads, out)
+                if repeat:
+                    times.append(time.perf_counter() - started)
+                bar.update(1)
+    middle = {way: median(times) for way, times in seconds.items()}
+    return [
+        RemoteRow(way, threads, len(chosen), len(chosen) / took, middle[LOCAL, threads] / took if local else None)
+        for (way, threads), took in middle.items()
+    ]
+
+
+def _read(store: ResponseStore, frame_ids: Sequence[str], threads: int, out: Depth) -> None:
+    """Read the frames batch by batch, as a loader does; nothing of them is kept."""
+    for start in range(0, len(frame_ids), BATCH):
+        batch = frame_ids[start : start + BATCH]
+        store.read(batch, threads=threads, out=out[: len(batch)])
+
+
+def _check_same(stores: Mapping[str, ResponseStore]) -> None:
+    (name, first), *others = stores.items()
+    for other_name, other in others:
+        if other.schema.fingerprint != first.schema.fingerprint:
+            raise ConfigError(
+                f"{other_name} and {name} are different stores (fingerprints {other.schema.fingerprint[:12]} and"
+                f" {first.schema.fingerprint[:12]}): name a copy of the store at the URL."
+            )

@@ -1,0 +1,152 @@
+"""What must hold of an object before the cache keeps it, and of a small one whenever it is taken from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tiekd_cache.errors import StoreError
+from tiekd_cache.store.catalogue import layout_of
+from tiekd_cache.store.chunks import Damage, decode_chunk, index_bytes, parse_index, without_crc
+from tiekd_cache.store.codec import frame_digest
+from tiekd_cache.store.images import ImageLayout, decode_image, image_digest
+from tiekd_cache.store.kernels import kernels
+from tiekd_cache.store.layout import Layout
+from tiekd_cache.store.record import DoneRecord
+from tiekd_cache.store.schema import JsonObject, StoreSchema
+
+_SHARD = re.compile(r"(?:residual/c/(\d+)/0/0|images/image/c/(\d+)/0/0/0)")
+_RECORD = re.compile(r"(?:images/)?done/(\d+)\.json")
+_CHECKSUMMED = re.compile(r"frame_id/c/\d+|images/intrinsics/c/\d+/0/0")
+ATTRIBUTES = ("zarr.json", "images/zarr.json")
+
+
+@dataclass(frozen=True)
+class ShardKey:
+    """A shard by the key of its object.
+
+    Attributes:
+        shard: its number.
+        images: whether it holds images.
+    """
+
+    shard: int
+    images: bool
+
+    @classmethod
+    def of(cls, key: str) -> ShardKey | None:
+        """The shard that an object is; None where it is none."""
+        match = _SHARD.fullmatch(key)
+        return None if match is None else cls(int(match[1] or match[2]), match[1] is None)
+
+    @classmethod
+    def of_record(cls, key: str) -> ShardKey | None:
+        """The shard whose done-record an object is; None where it is none."""
+        match = _RECORD.fullmatch(key)
+        return None if match is None else cls(int(match[1]), key.startswith("images/"))
+
+    @property
+    def key(self) -> str:
+        """The key of its object."""
+        return f"images/image/c/{self.shard}/0/0/0" if self.images else f"residual/c/{self.shard}/0/0"
+
+    @property
+    def record(self) -> str:
+        """The key of its done-record."""
+        return f"{'images/' if self.images else ''}done/{self.shard:05d}.json"
+
+
+def is_small(key: str) -> bool:
+    """Whether an object is kept and is no shard: attributes, frame list, done-records, intrinsics."""
+    return key in ATTRIBUTES or any(part.fullmatch(key) for part in (_RECORD, _CHECKSUMMED))
+
+
+def check_small(key: str, data: bytes) -> None:
+    """Raise Damage where a small object is torn or was changed, as far as it tells by itself."""
+    if match := _RECORD.fullmatch(key):
+        if DoneRecord.from_bytes(data).shard != int(match[1]):
+            raise Damage("done-record is that of another shard")
+    elif _CHECKSUMMED.fullmatch(key):
+        without_crc(data)
+    else:
+        parse_attributes(data)
+
+
+def parse_attributes(data: bytes) -> JsonObject:
+    """A group's `zarr.json`; raises Damage where it is no JSON object with attributes."""
+    try:
+        group = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Damage(f"metadata are no JSON ({error})") from error
+    if not isinstance(group, dict) or not isinstance(group.get("attributes"), dict):
+        raise Damage("metadata have no attributes")
+    return group
+
+
+def read_schema(data: bytes) -> tuple[StoreSchema, Layout]:
+    """What a store's `zarr.json` says, and its shards; the layout's path is of no place.
+
+    Raises:
+        Damage: it is not that of a store of format 1, or was changed.
+    """
+    group = parse_attributes(data)
+    try:
+        schema = StoreSchema.from_attributes(group["attributes"])
+    except StoreError as error:
+        raise Damage(str(error)) from error
+    return schema, layout_of(Path(), group, schema)
+
+
+def check_shard(data: bytes, layout: Layout, shard: int, record: DoneRecord) -> None:
+    """Raise Damage unless every chunk has its checksum and every frame the digest in the done-record.
+
+    Args:
+        data: all bytes of the shard.
+        layout: of the store; an ImageLayout where the shard holds images.
+        shard: its number.
+        record: its done-record.
+    """
+    if len(data) != record.file_bytes or hashlib.sha256(data).hexdigest() != record.file_sha256:
+        raise Damage("the shard is not the one in its done-record")
+    positions = layout.positions(shard)
+    tail = data[-index_bytes(layout.shard_frames) :]
+    index = parse_index(tail, layout.shard_frames, len(positions), len(data))
+    codes = np.empty(layout.native_size, np.uint16)
+    for (offset, length), digest in zip(index[: len(positions)].tolist(), record.digests, strict=True):
+        chunk = data[offset : offset + length]
+        if isinstance(layout, ImageLayout):
+            found = image_digest(decode_image(chunk, layout.native_size))
+        else:
+            decode_chunk(chunk, codes)
+            kernels().codes(codes)
+            found = frame_digest(codes)
+        if found != digest:
+            raise Damage("a frame does not have the digest in the done-record")
+
+
+def shards_of(images: bytes, store: Layout, schema: StoreSchema) -> tuple[ImageLayout, str]:
+    """The shards of a store's images, and the fingerprint that their done-records have.
+
+    Args:
+        images: the `zarr.json` of the images.
+        store: the shards of the responses.
+        schema: of the store.
+    Raises:
+        Damage: they are not of format 1.
+    """
+    group = parse_attributes(images)
+    try:
+        shard_frames = group["consolidated_metadata"]["metadata"]["image"]["chunk_grid"]["configuration"][
+            "chunk_shape"
+        ][0]
+        fingerprint = group["attributes"]["fingerprint"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise Damage("metadata of the images are missing") from error
+    if type(shard_frames) is not int or shard_frames < 1:
+        raise Damage(f"shards of {shard_frames!r} frames make no sense")
+    return ImageLayout(Path(), store.num_frames, schema.image_size, shard_frames), fingerprint

@@ -1,0 +1,208 @@
+"""Objects of a store by their keys, wherever it lies: in a folder, a bucket, behind a web server, in a zip file.
+
+A key is a relative path with `/` (`zarr.json`, `done/00000.json`). What is not there raises `MissingObject`, what
+cannot be had raises `RemoteError`, always in one line and without credentials; nothing is ever filled in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from tiekd_cache.errors import ConfigError, StoreError
+from tiekd_cache.store.durable import clear_errors, create_file, is_partial, make_folders, remove_file, write_file
+
+REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
+
+
+class MissingObject(StoreError):
+    """There is no object under a key."""
+
+
+class RemoteError(StoreError):
+    """An object cannot be read or written: no answer, no permission, or an answer that is not what was asked for."""
+
+
+class Objects(Protocol):
+    """The objects of a store, or of a folder of stores.
+
+    Attributes:
+        url: where they are, for messages; never holds credentials.
+    """
+
+    url: str
+
+    def get(self, key: str) -> bytes:
+        """All of an object; raises MissingObject where there is none, RemoteError where it cannot be had."""
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Exactly `length` bytes from `start` on; raises as `get`, and RemoteError where the object ends before."""
+
+    def size(self, key: str) -> int:
+        """Bytes of an object; raises as `get`."""
+
+    def list(self, prefix: str = "") -> list[tuple[str, int]]:
+        """(key, bytes) of all objects in the folder `prefix` and those below it, sorted; empty where it is not there.
+
+        Raises:
+            ConfigError: these objects cannot be listed (a plain web server).
+            RemoteError: no answer, or no permission.
+        """
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Write an object, so that readers find all of it or nothing.
+
+        Returns:
+            False where `if_absent` is given and there was one already; that one stays.
+        Raises:
+            ConfigError: these objects can only be read.
+            StoreError: it cannot be written.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there; raises as `put`."""
+
+
+def open_objects(place: str | Path) -> Objects:
+    """The objects at a place; nothing is asked for yet.
+
+    Args:
+        place: a folder (it need not exist yet), the URL of one, or a `.zip` file.
+    Raises:
+        ConfigError: no such kind of place.
+    """
+    scheme, separator, rest = str(place).partition("://")
+    if separator and scheme in REMOTE_SCHEMES:
+        if rest.lower().endswith(".zip"):
+            raise ConfigError("A zip file is read from the disk only: download it, or name the URL of a store's folder")
+        from tiekd_cache.store.remote import RemoteObjects
+
+        return RemoteObjects(str(place))
+    if separator and scheme != "file":
+        raise ConfigError(
+            f"{scheme}:// is no place for a store. Name a folder, a .zip file, or {', '.join(REMOTE_SCHEMES)}://…"
+        )
+    path = Path(rest if separator else place).expanduser()
+    if path.suffix.lower() == ".zip" and not path.is_dir():
+        from tiekd_cache.store.zip_objects import ZipObjects
+
+        return ZipObjects(path)
+    return FolderObjects(path)
+
+
+def is_remote(place: str | Path) -> bool:
+    """Whether a place is read over the network: then it is no path, and processes that read it must not be forked."""
+    return str(place).partition("://")[0] in REMOTE_SCHEMES and "://" in str(place)
+
+
+def store_place(text: str) -> str | Path:
+    """The place that a user or a record names: a URL stays text, which a Path would break."""
+    return text if is_remote(text) else Path(text)
+
+
+def check_key(key: str) -> str:
+    """The key, if it is one: keys come from other people's stores, and none may lead out of the place.
+
+    Raises:
+        StoreError: it is absolute, climbs, or is written in an unusual way.
+    """
+    parts = key.split("/")
+    if not key or any(part in ("", ".", "..") for part in parts) or "\\" in key or "\0" in key:
+        raise StoreError(
+            f"{key!r} is no name of a part of a store: names are relative, without '..', empty parts or backslashes."
+            " Whoever made this store made it by other means than tiekd-cache: do not use it."
+        )
+    return key
+
+
+class FolderObjects:
+    """The files of a folder, as objects. Links that lead out of it are refused; what is written survives a power cut.
+
+    Args:
+        folder: made by the first `put` where it does not exist.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 - a link to a store is no trouble
+        self.url = str(self.folder)
+
+    def get(self, key: str) -> bytes:
+        """See Objects."""
+        file = self._file(key)
+        with _reading(file):
+            return file.read_bytes()
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """See Objects."""
+        file = self._file(key)
+        with _reading(file), file.open("rb") as opened:
+            opened.seek(start)
+            data = opened.read(length)
+        if len(data) != length:
+            raise RemoteError(f"{file} is truncated: {len(data)} of {length} bytes at {start}; copy it anew")
+        return data
+
+    def size(self, key: str) -> int:
+        """See Objects."""
+        file = self._file(key)
+        with _reading(file):
+            if not file.is_file():
+                raise FileNotFoundError
+            return file.stat().st_size
+
+    def list(self, prefix: str = "") -> list[tuple[str, int]]:
+        """See Objects; links and what interrupted writes left are not listed."""
+        folder = self._file(prefix.rstrip("/")) if prefix.strip("/") else self.folder
+        with _reading(folder):
+            return sorted(self._below(folder))
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """See Objects."""
+        file = self._file(key)
+        with clear_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(file.parent, self.folder)
+        if if_absent:
+            return create_file(file, data)
+        write_file(file, data)
+        return True
+
+    def delete(self, key: str) -> None:
+        """See Objects."""
+        file = self._file(key)
+        if file.parent.is_dir():
+            remove_file(file)
+
+    def _file(self, key: str) -> Path:
+        file = self.folder / check_key(key)
+        real = Path(os.path.realpath(file))
+        if not real.is_relative_to(os.path.realpath(self.folder)):
+            raise StoreError(
+                f"{file} is a link that leads out of {self.folder}, to {real}: remove it, or copy the file"
+            )
+        return file
+
+    def _below(self, folder: Path) -> Iterator[tuple[str, int]]:
+        if not folder.is_dir():
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from self._below(Path(entry.path))
+                elif entry.is_file(follow_symlinks=False) and not is_partial(entry.name):
+                    key = Path(entry.path).relative_to(self.folder).as_posix()
+                    yield key, entry.stat(follow_symlinks=False).st_size
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a MissingObject or a RemoteError."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise MissingObject(f"There is no {file}") from error
+    except OSError as error:
+        raise RemoteError(f"{file} cannot be read ({error.strerror or error}): mend that") from error
