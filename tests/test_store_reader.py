@@ -184,9 +184,9 @@ def test_what_is_no_store_is_refused(tmp_path: Path, make: Callable[[Path], Any]
     assert str(tmp_path / "a.zarr") in str(caught.value)
 
 
-def test_urls_are_refused_for_now() -> None:
-    with pytest.raises(StoreError, match=r"s3://bucket/a\.zarr is a URL: this version reads stores in folders only"):
-        open_store("s3://bucket/a.zarr")
+def test_stores_are_not_written_to_urls() -> None:
+    with pytest.raises(StoreError, match=r"s3://bucket/a\.zarr is a URL: stores are written in folders"):
+        StoreWriter.open("s3://bucket/a.zarr", build_schema(FRAMES), FRAMES)
 
 
 def test_a_newer_format_is_refused_saying_so(copy: Path) -> None:

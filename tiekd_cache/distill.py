@@ -135,15 +135,28 @@ def distill(
 
 
 def _loader(config: DistillConfig, parts: TrainingParts, ranks: Ranks, done: int) -> Iterable[Batch]:
+    workers = num_workers(config)
     order = StepBatches(len(parts.dataset), config.train.batch_size, done, parts.total_steps, config.train.seed)
     return DataLoader(
         parts.dataset,
         batch_sampler=ShareOfBatches(order, ranks, config.train.accumulate),
         collate_fn=collate,
-        num_workers=num_workers(config),
+        num_workers=workers,
         pin_memory=ranks.device.type == "cuda",
         worker_init_fn=start_worker,
+        **start_of_workers(parts.dataset.stores, workers),
     )
+
+
+def start_of_workers(stores: Sequence[ResponseStore], workers: int) -> dict[str, Any]:
+    """What DataLoader must be told where a store is read over a network.
+
+    Its client's threads do not survive a fork, so that forked workers would wait for ever: they are spawned, and kept,
+    as starting one takes seconds.
+    """
+    if not workers or not any(store.over_network for store in stores):
+        return {}
+    return {"multiprocessing_context": "spawn", "persistent_workers": True}
 
 
 def _run_record(source: FrameSource, stores: Sequence[ResponseStore]) -> dict[str, Any]:

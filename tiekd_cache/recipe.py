@@ -13,6 +13,7 @@ from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import EvaluateConfig
 from tiekd_cache.losses.loss_config import LossConfig
 from tiekd_cache.precompute import PrecomputeConfig
+from tiekd_cache.store.objects import store_place
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ class Recipe:
         return Path(self.out) / "kitti" if self.data.synthetic is not None else None
 
     @property
-    def store_paths(self) -> list[Path]:
+    def store_paths(self) -> list[str | Path]:
         """Every store that the student learns from, the recipe's own first."""
-        return [self.store_path, *map(Path, self.teacher.further_stores)]
+        return [self.store_path, *map(store_place, self.teacher.further_stores)]
 
     @property
     def store_path(self) -> Path:

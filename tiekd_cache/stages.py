@@ -29,7 +29,7 @@ from tiekd_cache.validation import validation_frames
 def run_distill(
     config: DistillConfig,
     source: DataSet,
-    store_paths: Sequence[Path],
+    store_paths: Sequence[str | Path],
     run_path: Path | None,
     *,
     device: str = "auto",
@@ -45,7 +45,8 @@ def run_distill(
 
     Args:
         source: the frames of a split, or those whose images are in a store.
-        store_paths: where the responses are, a folder a teacher; the pictures show those of the first.
+        store_paths: where the responses are, a folder, `.zip` file or URL a teacher; the pictures show those of the
+            first.
         run_path: the run's folder; None for a new one under runs/.
         device: `auto` and `cuda` are a GPU of its own for each process that `torchrun` started.
         other_store: go on with another store, or other frames, than the run was trained from.

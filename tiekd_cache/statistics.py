@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ import numpy as np
 from tiekd_cache.agreement import UNIT_FACTOR, FrameAgreement, frame_agreement, is_wrong_unit, median_ratio
 from tiekd_cache.data.frame import DepthMap, FrameSource
 from tiekd_cache.errors import DataError
-from tiekd_cache.store.catalogue import local_path, open_catalogue
+from tiekd_cache.store.catalogue import Catalogue, open_catalogue
 from tiekd_cache.store.durable import clear_errors, make_folders, write_file
 from tiekd_cache.store.layout import statistics_file
+from tiekd_cache.store.object_path import is_network, side_by_side, store_path
+from tiekd_cache.store.objects import MissingObject
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema, canonical_json, sha256_of
 
@@ -226,21 +229,26 @@ def read_statistics(store: str | Path) -> StoreStatistics:
     Raises:
         StoreError: there is no store, or its metadata are damaged.
     """
-    catalogue = open_catalogue(local_path(store))
-    found: list[ShardStatistics] = []
-    notes: list[str] = []
-    missing = 0
-    for shard in sorted(catalogue.done):
-        file = statistics_file(catalogue.path, shard)
-        try:
-            statistics = ShardStatistics.from_bytes(file.read_bytes())
-            if (statistics.fingerprint, statistics.shard) != (catalogue.schema.fingerprint, shard):
-                raise ValueError("belongs to another store or shard")
-            found.append(statistics)
-        except FileNotFoundError:
-            missing += 1
-        except (OSError, ValueError) as error:
-            notes.append(f"statistics {file} are not counted: {error}")
+    catalogue = open_catalogue(store_path(store))
+    shards = sorted(catalogue.done)
+    read = partial(_read_one, catalogue)
+    results = side_by_side(read, shards) if is_network(catalogue.path) else list(map(read, shards))
+    notes = [result for result in results if isinstance(result, str)]
+    missing = results.count(None)
     if missing:
-        notes.append(f"no statistics for {missing} of {len(catalogue.done)} finished shards")
-    return StoreStatistics(tuple(found), tuple(notes))
+        notes.append(f"no statistics for {missing} of {len(shards)} finished shards")
+    return StoreStatistics(tuple(one for one in results if isinstance(one, ShardStatistics)), tuple(notes))
+
+
+def _read_one(catalogue: Catalogue, shard: int) -> ShardStatistics | str | None:
+    """The statistics of a shard; None where there are none, the reason where they do not count."""
+    file = statistics_file(catalogue.path, shard)
+    try:
+        statistics = ShardStatistics.from_bytes(file.read_bytes())
+        if (statistics.fingerprint, statistics.shard) != (catalogue.schema.fingerprint, shard):
+            raise ValueError("belongs to another store or shard")
+        return statistics
+    except (FileNotFoundError, MissingObject):
+        return None
+    except (OSError, ValueError) as error:
+        return f"statistics {file} are not counted: {error}"

@@ -14,7 +14,7 @@ class StoreFrames:
     """The images in a store as a `FrameSource`; there is no LiDAR and no ground truth among them.
 
     Attributes:
-        root: the store's folder.
+        root: the store's folder; what `store_path` gives where it is none.
         split_note: a sentence for the user.
         skipped: nothing; for the form's sake.
     """
@@ -29,8 +29,8 @@ class StoreFrames:
         self._store = store
 
     @classmethod
-    def open(cls, path: Path, *, allow_partial: bool = False) -> StoreFrames:
-        """The frames of the store at a path.
+    def open(cls, path: str | Path, *, allow_partial: bool = False) -> StoreFrames:
+        """The frames of the store at a path or URL.
 
         Raises:
             StoreError: as `open_store`.
@@ -41,8 +41,8 @@ class StoreFrames:
         missing = len(store) - len(there)
         if not there or (missing and not allow_partial):
             raise ConfigError(
-                f"Store {path} has no image of {missing} of its {len(store)} frames. Run the same `tiekd-cache "
-                "precompute` with --with-images, it adds what is not there; or name the data set with --kitti."
+                f"Store {store.info.path} has no image of {missing} of its {len(store)} frames. Run the same"
+                " `tiekd-cache precompute` with --with-images, which adds them; or name the data set with --kitti."
             )
         return cls(store, there)
 

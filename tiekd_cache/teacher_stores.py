@@ -10,9 +10,12 @@ from typing import Any
 from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.store.objects import store_place
 
 
-def open_stores(paths: Sequence[Path], source: FrameSource, *, allow_partial: bool = False) -> list[ResponseStore]:
+def open_stores(
+    paths: Sequence[str | Path], source: FrameSource, *, allow_partial: bool = False
+) -> list[ResponseStore]:
     """The stores at these paths, in this order; all answer images like those of `source`.
 
     Raises:
@@ -90,9 +93,9 @@ def stores_record(stores: Sequence[ResponseStore]) -> dict[str, Any]:
     return {**entries[0], "stores": entries}
 
 
-def recorded_stores(run: Mapping[str, Any]) -> list[Path]:
-    """The paths of the stores that a run was trained from, as its `run.json` has them."""
-    return [Path(entry["store"]) for entry in run.get("stores", [run])]
+def recorded_stores(run: Mapping[str, Any]) -> list[str | Path]:
+    """The paths and URLs of the stores that a run was trained from, as its `run.json` has them."""
+    return [store_place(entry["store"]) for entry in run.get("stores", [run])]
 
 
 def fingerprints(run: Mapping[str, Any]) -> list[str]:

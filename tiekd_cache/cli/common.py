@@ -140,6 +140,13 @@ def only_store(root: Path = Path("stores")) -> Path:
     raise ConfigError(f"{len(stores)} stores under {root}/: {names}. Choose one with --store.")
 
 
+def named_store(text: str) -> str | Path:
+    """The type of options that name a store to read: a folder or `.zip` file as a Path, a URL as text."""
+    from tiekd_cache.store.objects import store_place
+
+    return store_place(text)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """`352x704` -> (352, 704); raises click.BadParameter otherwise."""
     try:

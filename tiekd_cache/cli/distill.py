@@ -12,6 +12,7 @@ from tiekd_cache.cli.common import (
     Command,
     device_option,
     json_option,
+    named_store,
     note,
     only_store,
     parse_size,
@@ -59,8 +60,9 @@ def _term(text: str) -> tuple[str, float]:
     "--store",
     "stores",
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="The responses; several times for several teachers.  [default: the one under stores/]",
+    type=named_store,
+    metavar="PATH|URL",
+    help="The responses: folder, .zip or URL; several times for several teachers.  [default: the one under stores/]",
 )
 @_setting("--mix", "teachers.mix", "Several stores: average over them, or sample one a frame.  [default: average]")
 @click.option("--store-weight", "weights", multiple=True, type=float, help="Weight of each --store.  [default: equal]")
@@ -108,7 +110,7 @@ def _term(text: str) -> tuple[str, float]:
 @device_option
 @json_option
 def distill(
-    stores: tuple[Path, ...],
+    stores: tuple[str | Path, ...],
     weights: tuple[float, ...],
     images_from_store: bool,
     run_path: Path | None,
@@ -134,6 +136,7 @@ def distill(
       tiekd-cache distill --term dpm=0.1 --term ssim=0.9 --term gt_si=0.5
       tiekd-cache distill --store stores/bts.zarr --store stores/adabins.zarr --mix sample
       tiekd-cache distill --store stores/bts.zarr --images-from-store
+      tiekd-cache distill --store s3://team/stores/bts.zarr --kitti data/kitti
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
       tiekd-cache distill --nyu data/nyu --store stores/nyu.zarr --config nyu.toml
       tiekd-cache distill --images 'photos/**/*.jpg' --store stores/photos.zarr --crop 352x704

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiekd_cache.cli.common import device_option, json_option, note, print_table
+from tiekd_cache.cli.common import device_option, json_option, named_store, note, print_table
 from tiekd_cache.cli.source_options import fill_from_run, open_source, source_options
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def parse_ranges(
 @source_options
 @click.option(
     "--store",
-    type=click.Path(path_type=Path),
+    type=named_store,
+    metavar="PATH|URL",
     help="Compare with these responses too.  [default: the run's own, where it has frames of the split]",
 )
 @click.option(
@@ -61,7 +62,7 @@ def parse_ranges(
 def evaluate(
     run_path: Path | None,
     checkpoint: Path | None,
-    store: Path | None,
+    store: str | Path | None,
     csv_path: Path | None,
     device: str,
     as_json: bool,
@@ -79,11 +80,13 @@ def evaluate(
       tiekd-cache evaluate --run runs/mine --crop eigen --ranges 0-10,10-80 --csv images.csv
     """
     from tiekd_cache.device import resolve_device
+    from tiekd_cache.errors import StoreError
     from tiekd_cache.evaluate import EvaluateConfig
     from tiekd_cache.evaluate import evaluate as run_evaluate
     from tiekd_cache.results import EVALUATION_FILE, summary, write_csv, write_json
     from tiekd_cache.run_folder import RunFolder, newest_run
     from tiekd_cache.store import open_store
+    from tiekd_cache.store.objects import is_remote, store_place
     from tiekd_cache.students import load_student
 
     folder, own_store = None, None
@@ -92,12 +95,19 @@ def evaluate(
         checkpoint = folder.best_checkpoint if folder.best_checkpoint.exists() else folder.last_checkpoint
         recorded = folder.run()
         fill_from_run(given, recorded, same_split=False)
-        own_store = Path(recorded["store"])
-        store = store if store is not None or not own_store.exists() else own_store
+        own_store = store_place(recorded["store"])
+        there = is_remote(own_store) or Path(own_store).exists()
+        store = store if store is not None or not there else own_store
     student = load_student(checkpoint, device=str(resolve_device(device)))
     note(f"Student: {checkpoint}")
     source = open_source(given, "test")
-    responses = open_store(store, allow_partial=True) if store is not None else None
+    responses = None
+    try:
+        responses = open_store(store, allow_partial=True) if store is not None else None
+    except StoreError as error:
+        if store != own_store:
+            raise
+        note(f"Without the responses of the run's own store: {error}")
     seen = sum(frame_id in responses for frame_id in source.frame_ids) if responses is not None else 0
     if seen and store == own_store:
         note(f"{seen} of these {len(source.frame_ids)} frames are in the run's store: it may have learned from them.")

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from tiekd_cache.cli.common import data_options, json_option, note, only_store, open_kitti, print_result
+from tiekd_cache.cli.common import data_options, json_option, named_store, note, only_store, open_kitti, print_result
 
 
 @click.command("import")
@@ -122,7 +122,7 @@ def import_files(
 
 
 @click.command("export-store")
-@click.argument("store", type=click.Path(path_type=Path), required=False)
+@click.argument("store", type=named_store, required=False)
 @click.option(
     "--to", "kind", type=click.Choice(["png16", "hdf5", "npz"]), required=True, help="Folder of files, or one file."
 )
@@ -130,7 +130,7 @@ def import_files(
 @click.option("--scale", metavar="N|N/M", help="Counts per metre of png16.  [default: 256]")
 @json_option
 def export_store(
-    store: Path | None, kind: Literal["png16", "hdf5", "npz"], out: Path, scale: str | None, as_json: bool
+    store: str | Path | None, kind: Literal["png16", "hdf5", "npz"], out: Path, scale: str | None, as_json: bool
 ) -> None:
     """Write a store's responses as depth files, or as one HDF5 file that restores it bit by bit.
 

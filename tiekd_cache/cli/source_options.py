@@ -68,7 +68,7 @@ def open_and_record(given: dict[str, Any], purpose: str) -> tuple[Any, dict[str,
 
 
 def open_training_frames(
-    given: dict[str, Any], stores: Sequence[Path], images_from_store: bool, allow_partial: bool
+    given: dict[str, Any], stores: Sequence[str | Path], images_from_store: bool, allow_partial: bool
 ) -> tuple[Any, dict[str, Any]]:
     """`open_and_record` for training; or the frames whose images are in one of the stores.
 
@@ -92,7 +92,8 @@ def open_training_frames(
         for name in _NAMES:
             given.pop(name)
         chosen = stores[0] if found is None else found
-        return note_frames(StoreFrames.open(chosen, allow_partial=allow_partial), chosen), {IMAGES_FROM_STORE: True}
+        frames = StoreFrames.open(chosen, allow_partial=allow_partial)
+        return note_frames(frames, frames.root), {IMAGES_FROM_STORE: True}
     return open_and_record(given, "train")
 
 

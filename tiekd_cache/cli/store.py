@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiekd_cache.cli.common import device_option, json_option, note, only_store, print_result
+from tiekd_cache.cli.common import device_option, json_option, named_store, note, only_store, print_result
 from tiekd_cache.cli.source_options import open_source, source_options
 from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import progress_bar
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path), required=False)
+@click.argument("store", type=named_store, required=False)
 @json_option
-def info(store: Path | None, as_json: bool) -> None:
+def info(store: str | Path | None, as_json: bool) -> None:
     """What a store holds, who made it and from what, and whether its depths agree with ground truth.
 
     \b
     Example:
       tiekd-cache info stores/bts.zarr
+      tiekd-cache info https://data.example.org/stores/bts.zarr
     """
     from tiekd_cache.statistics import read_statistics
     from tiekd_cache.store import open_store
@@ -41,7 +42,7 @@ def info(store: Path | None, as_json: bool) -> None:
     facts["warning"] = "; ".join(text for text in (facts["warning"], unit) if text) or None
     facts["statistics"] = statistics.to_json()
     try:
-        facts["images"] = images_summary(opened.info.path)
+        facts["images"] = images_summary(path)
     except StoreError as error:  # they do not stand in the responses' way
         facts["images"] = None
         note(f"Warning: {error}")
@@ -79,7 +80,7 @@ def _print_info(facts: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path), required=False)
+@click.argument("store", type=named_store, required=False)
 @click.option("--repair", is_flag=True, help="Drop what is wrong, so that the next precompute makes only that again.")
 @click.option(
     "--against-teacher",
@@ -95,7 +96,7 @@ def _print_info(facts: dict[str, Any]) -> None:
 @device_option
 @json_option
 def verify(
-    store: Path | None,
+    store: str | Path | None,
     repair: bool,
     count: int | None,
     weights: str | None,
@@ -126,7 +127,7 @@ def verify(
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        shown = {"store": str(path), "frames": report.num_frames, "frames_whole": report.frames_checked}
+        shown = {"store": str(report.path), "frames": report.num_frames, "frames_whole": report.frames_checked}
         if "teacher" in result:
             shown["frames_asked_again"] = result["teacher"]["frames"]
             shown["worst"] = {name: result["teacher"]["worst"][name] for name in ("frame_id", "difference")}
@@ -146,7 +147,7 @@ def verify(
 
 
 def _prepare_teacher(
-    path: Path, weights: str | None, chosen: str | None, data: dict[str, Any], device: str
+    path: str | Path, weights: str | None, chosen: str | None, data: dict[str, Any], device: str
 ) -> Callable[[int, int], TeacherCheck] | None:
     """What compares (count, seed) frames; every mistake of the user shows now, not after an hour of reading.
 

@@ -14,6 +14,8 @@ from typing import Any
 from tiekd_cache.errors import StoreError
 from tiekd_cache.store.chunks import Damage, decode_frame_ids
 from tiekd_cache.store.layout import Layout, same_format
+from tiekd_cache.store.object_path import objects_of
+from tiekd_cache.store.objects import MissingObject
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import FORMAT, JsonObject, StoreSchema, frames_digest
 
@@ -84,6 +86,8 @@ def damaged(path: Path, file: Path, reason: object, frame_id: str | None = None)
     """The error for what is not as it was written: what, which file, which frame, and what to do."""
     frame = "" if frame_id is None else f", frame {frame_id}"
     remedy = f"run `tiekd-cache verify {path}` for all of it, then with --repair, then the same `precompute` again."
+    if objects_of(path) is not None:
+        remedy = f"run `tiekd-cache verify {path}` for all of it, and copy the store there again from a whole one."
     if file == path / "zarr.json" or (path / "frame_id") in file.parents:
         remedy = (
             "attributes and frame list cannot be made again from the rest: take the file from another copy of the"
@@ -99,23 +103,24 @@ def read_whole(file: Path) -> bytes:
 
     Raises:
         Damage: it is missing or cannot be read.
+        RemoteError: no answer, or no permission: that is no damage.
     """
     try:
         return file.read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, MissingObject) as error:
         raise Damage("file is missing") from error
     except OSError as error:
         raise Damage(f"file cannot be read ({error.strerror or error})") from error
 
 
 def local_path(path: str | Path) -> Path:
-    """The path as an absolute one, which another working directory does not change.
+    """The path of a folder to write to as an absolute one, which another working directory does not change.
 
     Raises:
         StoreError: it is a URL.
     """
     if "://" in str(path):
-        raise StoreError(f"{path} is a URL: this version reads stores in folders only; copy it to a folder first")
+        raise StoreError(f"{path} is a URL: stores are written in folders; name one, then push it there")
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - resolve() would follow links
 
 
@@ -124,7 +129,7 @@ def is_store(path: Path) -> bool:
     try:
         if _format_of(json.loads((path / "zarr.json").read_bytes())) is not None:
             return True
-    except (OSError, ValueError, RecursionError):
+    except (OSError, MissingObject, ValueError, RecursionError):
         pass  # its parts may still tell a damaged store from something else
     return all((path / part).is_dir() for part in ("residual", "frame_id", "digest", "done"))
 

@@ -20,9 +20,10 @@ from numcodecs.zstd import Zstd
 
 from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, open_catalogue, read_whole
 from tiekd_cache.store.chunks import Damage, with_crc, without_crc
-from tiekd_cache.store.frames import LocalFrames
+from tiekd_cache.store.frames import OwnFrames
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import BYTES, Layout, array_document, same_format, sharded_document
+from tiekd_cache.store.object_path import sizes_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import JsonObject, StoreSchema, sha256_of
 
@@ -145,9 +146,9 @@ def _attributes(schema: StoreSchema) -> JsonObject:
     return {"format": IMAGES_FORMAT, "content": content, "fingerprint": sha256_of([IMAGES_FORMAT, content])}
 
 
-def has_images(store: Path) -> bool:
+def has_images(store: str | Path) -> bool:
     """Whether a store has a folder of images, be it finished or not."""
-    return (store / FOLDER / "zarr.json").exists()
+    return (store_path(store) / FOLDER / "zarr.json").exists()
 
 
 def open_images(store: Catalogue) -> ImageCatalogue | None:
@@ -182,18 +183,18 @@ def open_images(store: Catalogue) -> ImageCatalogue | None:
     return ImageCatalogue(layout, expected["fingerprint"], store, done)
 
 
-def images_summary(path: Path) -> JsonObject | None:
+def images_summary(path: str | Path) -> JsonObject | None:
     """How many images the store at a path has and what they take, for `info`; None where it has none.
 
     Raises:
         StoreError: as `open_catalogue` and `open_images`.
     """
-    images = open_images(open_catalogue(path))
+    images = open_images(open_catalogue(store_path(path)))
     if images is None:
         return None
     frames = sum(len(images.layout.positions(shard)) for shard in images.done)
     files = [images.layout.shard_file(shard) for shard in images.done]
-    total = sum(file.stat().st_size for file in files if file.is_file())
+    total = sum(sizes_of(files))
     return {"frames": frames, "bytes": total, "bytes_per_frame": round(total / frames, 1) if frames else 0.0}
 
 
@@ -213,7 +214,7 @@ class ImageReader:
 
     def __init__(self, catalogue: ImageCatalogue) -> None:
         self.catalogue = catalogue
-        self._frames = LocalFrames(catalogue.layout)
+        self._frames = OwnFrames(catalogue.layout)
         self._digests: dict[int, tuple[int, ...]] = {}
         self._intrinsics: dict[int, Intrinsics] = {}
 

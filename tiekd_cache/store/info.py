@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tiekd_cache.store.catalogue import Catalogue
+from tiekd_cache.store.object_path import sizes_of
 from tiekd_cache.store.schema import FORMAT, StoreSchema
 
 
@@ -15,7 +16,7 @@ class StoreInfo:
     """A store in numbers, when it was opened.
 
     Attributes:
-        path: its folder.
+        path: its folder; what `store_path` gives where it is none.
         schema: its attributes.
         num_frames: frames of the finished store.
         num_done: frames of finished shards.
@@ -45,7 +46,7 @@ class StoreInfo:
             num_shards=layout.num_shards,
             num_shards_done=len(files),
             shard_frames=layout.shard_frames,
-            num_bytes=sum(file.stat().st_size for file in files if file.is_file()),
+            num_bytes=sum(sizes_of(files)),
         )
 
     @property

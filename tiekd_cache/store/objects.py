@@ -70,16 +70,35 @@ def open_objects(place: str | Path) -> Objects:
     """The objects at a place; nothing is asked for yet.
 
     Args:
-        place: a folder (it need not exist yet), or the URL of one.
+        place: a folder (it need not exist yet), the URL of one, or a `.zip` file.
     Raises:
         ConfigError: no such kind of place.
     """
-    scheme, separator, _ = str(place).partition("://")
+    scheme, separator, rest = str(place).partition("://")
+    if separator and scheme in REMOTE_SCHEMES:
+        from tiekd_cache.store.remote import RemoteObjects
+
+        return RemoteObjects(str(place))
     if separator and scheme != "file":
         raise ConfigError(
-            f"{place}: {scheme}:// is no place for a store. Name a folder, or {', '.join(REMOTE_SCHEMES)}://…"
+            f"{scheme}:// is no place for a store. Name a folder, a .zip file, or {', '.join(REMOTE_SCHEMES)}://…"
         )
-    return FolderObjects(Path(str(place).removeprefix("file://")))
+    path = Path(rest if separator else place).expanduser()
+    if path.suffix.lower() == ".zip" and not path.is_dir():
+        from tiekd_cache.store.zip_objects import ZipObjects
+
+        return ZipObjects(path)
+    return FolderObjects(path)
+
+
+def is_remote(place: str | Path) -> bool:
+    """Whether a place is read over the network: then it is no path, and processes that read it must not be forked."""
+    return str(place).partition("://")[0] in REMOTE_SCHEMES and "://" in str(place)
+
+
+def store_place(text: str) -> str | Path:
+    """The place that a user or a record names: a URL stays text, which a Path would break."""
+    return text if is_remote(text) else Path(text)
 
 
 def check_key(key: str) -> str:

@@ -17,27 +17,34 @@ import numpy as np
 
 from tiekd_cache.errors import FrameNotFoundError, ShapeError, StoreError
 from tiekd_cache.store.batches import read_batch
-from tiekd_cache.store.catalogue import Catalogue, damaged, local_path, open_catalogue
+from tiekd_cache.store.catalogue import Catalogue, damaged, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.codec import Codes, Depth, frame_digest
-from tiekd_cache.store.frames import FrameReader, LocalFrames, ZarrFrames
+from tiekd_cache.store.frames import FrameReader, OwnFrames, ZarrFrames
 from tiekd_cache.store.images import Image, ImageReader, Intrinsics, open_images
 from tiekd_cache.store.info import StoreInfo
 from tiekd_cache.store.kernels import kernels
+from tiekd_cache.store.object_path import is_network, store_path
+from tiekd_cache.store.objects import Objects
+from tiekd_cache.store.refusals import not_found, refuse_unfinished
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema
 
 ReaderName = Literal["local", "zarr"]
 
 
-def open_store(path: str | Path, *, allow_partial: bool = False, reader: ReaderName = "local") -> ResponseStore:
+def open_store(
+    path: str | Path | Objects, *, allow_partial: bool = False, reader: ReaderName = "local"
+) -> ResponseStore:
     """The responses of a teacher, by frame id.
 
     Args:
-        path: folder of the store.
+        path: folder of the store, a `.zip` file with one, a URL (`s3://`, `gs://`, `az://`, `https://`), or objects.
         allow_partial: open a store that is not finished, too; it then holds the frames that are.
-        reader: "local" reads the files itself; "zarr" goes through zarr-python and gives the same arrays, slower.
+        reader: "local" reads the files itself; "zarr" goes through zarr-python and gives the same arrays, slower, and
+            from folders only.
     Raises:
+        ConfigError: no such kind of place, or what reads it is not installed.
         StoreError: there is no store, it is not finished, damaged, or of a newer format; says which and what to do.
     """
     return ResponseStore(path, allow_partial=allow_partial, reader=reader)
@@ -46,11 +53,13 @@ def open_store(path: str | Path, *, allow_partial: bool = False, reader: ReaderN
 class ResponseStore:
     """`store[frame_id]` is a teacher's depth; `len`, `in` and iteration go over the frames that are finished.
 
-    Pickled, it is its path: whoever unpickles it opens it anew, and only a store with the same fingerprint.
+    Pickled, it is its path or URL: whoever unpickles it opens it anew, and only a store with the same fingerprint.
     """
 
-    def __init__(self, path: str | Path, *, allow_partial: bool = False, reader: ReaderName = "local") -> None:
-        self._set_up(local_path(path), allow_partial, reader, None)
+    def __init__(
+        self, path: str | Path | Objects, *, allow_partial: bool = False, reader: ReaderName = "local"
+    ) -> None:
+        self._set_up(store_path(path), allow_partial, reader, None)
         self._open()
 
     def _set_up(self, path: Path, allow_partial: bool, reader: ReaderName, fingerprint: str | None) -> None:
@@ -84,7 +93,7 @@ class ResponseStore:
 
         Args:
             frame_ids: any number, repeats allowed.
-            threads: that read side by side.
+            threads: that read side by side; over a network, requests that are under way at a time.
             out: [n,H,W] float32, contiguous, to fill and return: fresh memory costs a quarter of reading.
         Raises:
             FrameNotFoundError: the store has no response to one of the frames; nothing is read then.
@@ -155,10 +164,15 @@ class ResponseStore:
 
     @property
     def info(self) -> StoreInfo:
-        """The store in numbers, as of its opening."""
+        """The store in numbers, as of its opening; asks for the sizes of its files at the first use."""
         if self._info is None:
             self._info = StoreInfo.of(self._open())
         return self._info
+
+    @property
+    def over_network(self) -> bool:
+        """Whether it is read over a network: processes that read it then must be spawned, not forked."""
+        return is_network(self._path)
 
     def _open(self) -> Catalogue:
         if self._catalogue is None:
@@ -169,7 +183,7 @@ class ResponseStore:
                     f" {str(self._fingerprint)[:12]}) while it was in use: start again with the store that is meant"
                 )
             if not self._allow_partial:
-                _refuse_unfinished(catalogue)
+                refuse_unfinished(catalogue)
             self._fingerprint = catalogue.schema.fingerprint
             self._frame_ids = catalogue.done_frame_ids()
             self._catalogue = catalogue
@@ -180,7 +194,7 @@ class ResponseStore:
         catalogue = self._open()
         position = catalogue.position(frame_id)
         if position is None or not catalogue.is_done(position):
-            raise _not_found(catalogue, frame_id, position)
+            raise not_found(catalogue, frame_id, position)
         return position
 
     def _read_into(self, position: int, depth: Depth) -> None:
@@ -237,7 +251,7 @@ class _Process:
 
     def __init__(self, catalogue: Catalogue, reader: ReaderName) -> None:
         self.pid = os.getpid()
-        self.frames: FrameReader = LocalFrames(catalogue.layout) if reader == "local" else ZarrFrames(catalogue.layout)
+        self.frames: FrameReader = (OwnFrames if reader == "local" else ZarrFrames)(catalogue.layout)
         self._catalogue = catalogue
         self._digests: dict[int, tuple[int, ...]] = {}
         self._thread = threading.local()
@@ -266,30 +280,3 @@ class _Process:
         if not hasattr(self._thread, "depth"):
             self._thread.depth = np.empty(self._catalogue.layout.native_size, np.float32)
         return self._thread.depth  # type: ignore[no-any-return]
-
-
-def _refuse_unfinished(catalogue: Catalogue) -> None:
-    layout, done = catalogue.layout, catalogue.num_done()
-    if done < layout.num_frames:
-        raise StoreError(
-            f"Store {catalogue.path} is not finished: it holds {done} of {layout.num_frames} frames,"
-            f" {layout.num_frames - done} are missing ({layout.num_shards - len(catalogue.done)} of"
-            f" {layout.num_shards} shards have no record in {catalogue.path / 'done'}). Run the same `tiekd-cache"
-            " precompute` again, it resumes; or use what there is with --allow-partial (allow_partial=True)."
-        )
-
-
-def _not_found(catalogue: Catalogue, frame_id: str, position: int | None) -> FrameNotFoundError:
-    if position is not None:
-        shard = catalogue.shard_of(position)[0]
-        return FrameNotFoundError(
-            f"Store {catalogue.path} has no response to frame {frame_id} yet: its shard {shard} was not finished when"
-            " the store was opened. Run the same `tiekd-cache precompute` again, it resumes."
-        )
-    skipped = {item["frame_id"]: item["reason"] for item in catalogue.schema.dataset["skipped"]}
-    why = f": {skipped[frame_id]}" if frame_id in skipped else ", nor is it in its frame list"
-    return FrameNotFoundError(
-        f"Store {catalogue.path} has no response to frame {frame_id!r}{why}. It holds {catalogue.num_done()} frames of"
-        f" {catalogue.schema.dataset['name']} ({catalogue.schema.dataset['split']}), like {catalogue.frame_ids[0]};"
-        " precompute with a split that has the frame, or use a split that does not."
-    )

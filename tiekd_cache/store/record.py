@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tiekd_cache.store.chunks import Damage
+from tiekd_cache.store.object_path import names_in
 from tiekd_cache.store.schema import canonical_json, sha256_of
 
 
@@ -78,10 +78,10 @@ def done_shards(folder: Path, num_shards: int) -> frozenset[int]:
 
     Raises:
         OSError: the folder cannot be listed, or is none.
+        StoreError: objects cannot be had, see `Objects`.
     """
-    if not folder.exists():
-        return frozenset()
-    found = map(_SHARD_RECORD.fullmatch, os.listdir(folder))  # noqa: PTH208 - names are all that is needed
+    names = names_in(folder, lambda: [f"{shard:05d}.json" for shard in range(num_shards)])
+    found = map(_SHARD_RECORD.fullmatch, names)
     shards = (int(match[1]) for match in found if match)
     return frozenset(shard for shard in shards if shard < num_shards)
 

@@ -16,11 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tiekd_cache.errors import StoreError
+from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.store.catalogue import (
     Catalogue,
     DamagedStoreError,
-    local_path,
     open_catalogue,
     read_group,
     read_whole,
@@ -29,9 +28,10 @@ from tiekd_cache.store.chunks import Damage, decode_digests
 from tiekd_cache.store.codec import frame_digest
 from tiekd_cache.store.durable import is_partial, remove_file, write_file
 from tiekd_cache.store.layout import metadata_bytes, same_format
-from tiekd_cache.store.record import DoneRecord
+from tiekd_cache.store.object_path import files_below, objects_of, store_path
+from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import sha256_of
-from tiekd_cache.store.shard_file import ShardFile
+from tiekd_cache.store.shard_file import ShardBytes
 from tiekd_cache.store.verify_images import check_images, image_files
 
 
@@ -51,7 +51,7 @@ class VerifyReport:
     """What was found.
 
     Attributes:
-        path: the store's folder.
+        path: the store's folder; what `store_path` gives where it is none.
         num_frames: frames of the finished store; 0 where the metadata do not even tell that.
         frames_checked: frames that are exactly what was written.
         problems: one line each, with the file: what is damaged.
@@ -91,14 +91,18 @@ def verify_store(
     """Compare everything in a store with its digests: attributes, frame list, array metadata, records, every frame.
 
     Args:
-        path: the store's folder.
+        path: the store's folder, `.zip` file or URL.
         progress: makes a progress bar; none is shown without it.
         repair: drop the shards that are wrong, done-record first, and wrong statistics; write Zarr metadata anew.
         threads: that check side by side, each a shard; as many as this process may use cores where None.
     Raises:
         StoreError: there is no store, or one of a newer format; or a repair cannot be written.
     """
-    path = local_path(path)
+    path = store_path(path)
+    if repair and objects_of(path) is not None:
+        raise ConfigError(
+            f"{path} can only be looked at: --repair works on a store in a folder; pull it, or repair that"
+        )
     try:
         catalogue = open_catalogue(path)
     except DamagedStoreError as error:
@@ -215,26 +219,26 @@ def _check_frames(catalogue: Catalogue, shard: int, record: DoneRecord) -> Itera
             yield f"{file}: {len(data)} bytes, the done-record says {record.file_bytes}"
         elif hashlib.sha256(data).hexdigest() != record.file_sha256:
             yield f"{file}: sha256 differs from that in the done-record"
-        opened = ShardFile(layout, shard)
+        opened = ShardBytes(data, layout, shard)
     except Damage as damage:
         yield f"{file}: {damage}"
         return
     codes = np.empty(layout.native_size, np.uint16)
-    with contextlib.closing(opened):
-        for place, position in enumerate(layout.positions(shard)):
-            try:
-                opened.codes(place, codes)
-                if frame_digest(codes) != record.digests[place]:
-                    raise Damage("the response does not have the digest in the done-record")
-            except Damage as damage:
-                yield f"{file}: frame {catalogue.frame_ids[position]}: {damage}"
+    for place, position in enumerate(layout.positions(shard)):
+        try:
+            opened.codes(place, codes)
+            if frame_digest(codes) != record.digests[place]:
+                raise Damage("the response does not have the digest in the done-record")
+        except Damage as damage:
+            yield f"{file}: frame {catalogue.frame_ids[position]}: {damage}"
 
 
 def _check_statistics(catalogue: Catalogue) -> Iterator[tuple[Path, str]]:
     """(file, what is wrong with it) of the statistics of finished shards; a shard need not have any."""
+    there = done_shards(catalogue.layout.statistics_file(0).parent, catalogue.layout.num_shards)
     for shard in sorted(catalogue.done):
         file = catalogue.layout.statistics_file(shard)
-        if not file.exists():
+        if shard not in there:
             continue
         try:
             document = json.loads(read_whole(file))
@@ -273,10 +277,13 @@ def _stray_files(catalogue: Catalogue) -> Iterator[str]:
     ):
         known |= {place(shard) for shard in shards}
     known |= image_files(catalogue)
-    for folder, _, names in os.walk(layout.path):
-        for name in sorted(names):
-            file = Path(folder) / name
-            if is_partial(name):
-                yield f"{file}: an interrupted write left it; harmless, it goes when that shard is written"
-            elif file not in known:
-                yield f"{file}: belongs to no part of the store"
+    try:
+        files = files_below(layout.path)
+    except ConfigError:
+        yield "a plain web server does not say what it has: files that do not belong were not looked for"
+        return
+    for file in files:
+        if is_partial(file.name):
+            yield f"{file}: an interrupted write left it; harmless, it goes when that shard is written"
+        elif file not in known:
+            yield f"{file}: belongs to no part of the store"

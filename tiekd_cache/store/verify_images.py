@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import remove_file
 from tiekd_cache.store.images import ImageCatalogue, decode_image, image_digest, open_images
 from tiekd_cache.store.layout import same_format
-from tiekd_cache.store.shard_file import ShardFile
+from tiekd_cache.store.shard_file import ShardBytes
 
 
 def check_images(store: Catalogue, repair: bool) -> tuple[list[str], list[str], list[str]]:
@@ -89,14 +88,13 @@ def _check_shard(images: ImageCatalogue, shard: int) -> Iterator[str]:
             raise Damage(f"{len(data)} bytes, the done-record says {record.file_bytes}")
         if hashlib.sha256(data).hexdigest() != record.file_sha256:
             yield f"{file}: sha256 differs from that in the done-record"
-        opened = ShardFile(layout, shard)
+        opened = ShardBytes(data, layout, shard)
     except Damage as damage:
         yield f"{file}: {damage}"
         return
-    with contextlib.closing(opened):
-        for place, position in enumerate(layout.positions(shard)):
-            try:
-                if image_digest(decode_image(opened.chunk(place), layout.native_size)) != record.digests[place]:
-                    raise Damage("the image does not have the digest in the done-record")
-            except Damage as damage:
-                yield f"{file}: frame {store.frame_ids[position]}: {damage}"
+    for place, position in enumerate(layout.positions(shard)):
+        try:
+            if image_digest(decode_image(opened.chunk(place), layout.native_size)) != record.digests[place]:
+                raise Damage("the image does not have the digest in the done-record")
+        except Damage as damage:
+            yield f"{file}: frame {store.frame_ids[position]}: {damage}"

@@ -117,7 +117,7 @@ def _describe(file: Any, store: ResponseStore, schema: StoreSchema) -> None:
 
 def _statistics(store: ResponseStore) -> list[str]:
     files = [statistics_file(store.info.path, shard) for shard in range(store.info.num_shards)]
-    return [file.read_text("utf-8") if file.is_file() else "" for file in files]
+    return [file.read_bytes().decode() if file.is_file() else "" for file in files]
 
 
 def _fingerprint_of(path: Path) -> str | None:

@@ -1,0 +1,173 @@
+"""Where a store is: a folder's path, or an `ObjectPath`, which does over objects what reading does with a path.
+
+Whoever reads a store is written for paths. Folders are read as files, without anything in between, so that they stay
+as fast as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from tiekd_cache.errors import ConfigError
+from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, is_remote, open_objects
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+IN_FLIGHT = 16
+"""Requests side by side where a store is opened or looked over."""
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """The part of `pathlib.Path` that reading a store uses. Raises MissingObject and RemoteError as `Objects` does.
+
+    Attributes:
+        objects: of the store.
+        key: within it; empty for the store itself.
+    """
+
+    objects: Objects
+    key: str = ""
+
+    def __truediv__(self, part: str) -> ObjectPath:
+        return ObjectPath(self.objects, f"{self.key}/{part}" if self.key else part)
+
+    def __str__(self) -> str:
+        return f"{self.objects.url}/{self.key}" if self.key else self.objects.url
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition("/")[2]
+
+    @property
+    def parents(self) -> tuple[ObjectPath, ...]:
+        """The folders around it, the nearest first."""
+        parts = self.key.split("/")
+        return tuple(ObjectPath(self.objects, "/".join(parts[:count])) for count in range(len(parts) - 1, -1, -1))
+
+    @property
+    def parent(self) -> ObjectPath:
+        """The folder around it."""
+        return self.parents[0]
+
+    def exists(self) -> bool:
+        """Whether there is such an object; of the store itself, whether it has attributes."""
+        return self.is_file() if self.key else (self / "zarr.json").is_file()
+
+    def is_file(self) -> bool:
+        """Whether there is such an object."""
+        try:
+            self.objects.size(self.key)
+        except MissingObject:
+            return False
+        return True
+
+    def is_dir(self) -> bool:
+        """Whether there is anything below; False where that cannot be told."""
+        try:
+            return bool(self.objects.list(self.key))
+        except ConfigError:
+            return False
+
+    def read_bytes(self) -> bytes:
+        """All of the object."""
+        return self.objects.get(self.key)
+
+
+def store_path(place: str | Path | Objects) -> Path:
+    """Where the store at a place is, for reading: an absolute path for a folder, an `ObjectPath` for all else.
+
+    Args:
+        place: a folder, a `.zip` file, a URL, or objects.
+    Raises:
+        ConfigError: no such kind of place, or what reads it is not installed.
+        StoreError: a zip file that is not there, or cannot be read.
+    """
+    if isinstance(place, ObjectPath):
+        return as_path(place)
+    objects = open_objects(place) if isinstance(place, str | Path) else place
+    return objects.folder if isinstance(objects, FolderObjects) else as_path(ObjectPath(objects))
+
+
+def as_path(path: ObjectPath) -> Path:
+    """The same, to type checkers a Path: what reads a store calls nothing of it that ObjectPath does not have."""
+    return cast(Path, path)
+
+
+def objects_of(path: Path) -> Objects | None:
+    """The objects that a path of `store_path` stands for; None for a folder's."""
+    found: Any = path
+    return found.objects if isinstance(found, ObjectPath) else None
+
+
+def is_network(path: Path) -> bool:
+    """Whether reading there goes over the network."""
+    objects = objects_of(path)
+    return objects is not None and is_remote(objects.url)
+
+
+def side_by_side(work: Callable[[T], U], items: Sequence[T]) -> list[U]:
+    """`work` of each, in order, many at a time: over a network each one waits for an answer."""
+    with ThreadPoolExecutor(max(1, min(IN_FLIGHT, len(items)))) as pool:
+        return list(pool.map(work, items))
+
+
+def names_in(folder: Path, candidates: Callable[[], Iterable[str]]) -> list[str]:
+    """The names of the files in a folder of a store.
+
+    Args:
+        folder: it need not exist.
+        candidates: the names that matter; where a web server cannot be asked for a list, it is asked for each of them.
+    Raises:
+        OSError: a folder cannot be listed, or is none.
+        StoreError: no answer, or no permission.
+    """
+    objects = objects_of(folder)
+    if objects is None:
+        return os.listdir(folder) if folder.exists() else []  # noqa: PTH208 - names are all that is needed
+    try:
+        return [key.rpartition("/")[2] for key, _ in objects.list(as_object(folder).key)]
+    except ConfigError:
+        names = list(candidates())
+        there = side_by_side(lambda name: (folder / name).is_file(), names)
+        return [name for name, found in zip(names, there, strict=True) if found]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file of a store in a folder, sorted; raises ConfigError where a web server cannot be asked for a list."""
+    objects = objects_of(folder)
+    if objects is None:
+        return sorted(Path(around) / name for around, _, names in os.walk(folder) for name in names)
+    return [as_path(ObjectPath(objects, key)) for key, _ in objects.list(as_object(folder).key)]
+
+
+def as_object(path: Path) -> ObjectPath:
+    """What `as_path` was given."""
+    return cast(ObjectPath, path)
+
+
+def sizes_of(files: Sequence[Path]) -> list[int]:
+    """Bytes of each file of a store; 0 where there is none."""
+    objects = objects_of(files[0]) if files else None
+    if objects is None:
+        return [file.stat().st_size if file.is_file() else 0 for file in files]
+    keys = [as_object(file).key for file in files]
+    try:
+        listed = dict(objects.list(os.path.commonpath([key.rpartition("/")[0] for key in keys])))
+        return [listed.get(key, 0) for key in keys]
+    except ConfigError:
+        return side_by_side(lambda key: _size(objects, key), keys)
+
+
+def _size(objects: Objects, key: str) -> int:
+    try:
+        return objects.size(key)
+    except MissingObject:
+        return 0

@@ -1,0 +1,91 @@
+"""obstore's client for a URL: time limits, and credentials from where they usually are."""
+
+from __future__ import annotations
+
+import configparser
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tiekd_cache.errors import ConfigError
+
+_AWS_SOURCES = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+
+
+def import_obstore(url: str) -> None:
+    """Raise ConfigError where obstore is not installed: folders and zip files do without it."""
+    try:
+        import obstore  # noqa: F401
+    except ImportError:
+        raise ConfigError(f"{url}: stores by URL need obstore: pip install 'tiekd-cache[remote]'") from None
+
+
+def make_client(place: str, url: str, seconds: float, silence: float) -> Any:
+    """A client of obstore for the folder at a URL. Nothing is asked for yet.
+
+    Args:
+        place: the URL, with credentials where it has some.
+        url: the same without, for messages.
+        seconds: that a request may take.
+        silence: seconds without a byte after which it has failed.
+    Raises:
+        ConfigError: obstore refuses the settings.
+    """
+    from obstore import store
+    from obstore.exceptions import BaseError
+
+    scheme = place.partition("://")[0]
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    plain = scheme == "http" or (scheme == "s3" and endpoint.startswith("http://"))
+    options: dict[str, Any] = {
+        "timeout": timedelta(seconds=seconds),
+        "read_timeout": timedelta(seconds=silence),
+        "connect_timeout": timedelta(seconds=min(5.0, silence)),
+        **({"allow_http": True} if plain else {}),
+    }
+    # Requests are made again by whoever makes them: obstore does so for answers but not for bodies that break off.
+    limits: dict[str, Any] = {
+        "client_options": options,
+        "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=silence)},
+    }
+    try:
+        if scheme == "s3":
+            return store.S3Store.from_url(place, **limits, **aws_profile())
+        kinds: dict[str, Any] = {"gs": store.GCSStore, "az": store.AzureStore}
+        return kinds.get(scheme, store.HTTPStore).from_url(place, **limits)
+    except (BaseError, ValueError, OSError) as error:
+        missing = " It does not know the account: set AZURE_STORAGE_ACCOUNT_NAME." if "ccount" in str(error) else ""
+        raise ConfigError(
+            f"{url} cannot be opened with the settings in the environment ({type(error).__name__}).{missing} Check"
+            " them, and the URL."
+        ) from None
+
+
+def aws_profile() -> dict[str, Any]:
+    """Keys and region out of AWS's own files; nothing where the environment holds credentials, which have precedence.
+
+    The profile is that of $AWS_PROFILE, or `default`. What needs a login (SSO, roles) is not done here.
+    """
+    if any(os.environ.get(name) for name in (*_AWS_SOURCES, "AWS_SKIP_SIGNATURE")):
+        return {}
+    profile = os.environ.get("AWS_PROFILE", "default")
+    credentials = _section("AWS_SHARED_CREDENTIALS_FILE", "credentials", profile)
+    config = _section("AWS_CONFIG_FILE", "config", profile if profile == "default" else f"profile {profile}")
+    names = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key"}
+    names |= {"aws_session_token": "session_token"}
+    found = {**config, **credentials}
+    settings = {ours: found[theirs] for theirs, ours in names.items() if theirs in found}
+    if "region" in config and not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
+        settings["region"] = config["region"]
+    return settings
+
+
+def _section(variable: str, name: str, section: str) -> dict[str, str]:
+    file = Path(os.environ.get(variable) or Path.home() / ".aws" / name)
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(file, "utf-8")
+        return dict(parser[section]) if parser.has_section(section) else {}
+    except (configparser.Error, OSError, ValueError):
+        return {}
