@@ -153,8 +153,9 @@ def test_frames_that_the_maker_left_out_are_said_and_no_error(tmp_path: Path) ->
     assert said == ["1 frames have no response in this store, its maker left them out (blind)"]
 
 
-def test_a_puller_on_a_growing_store_takes_what_is_finished(made: Path, tmp_path: Path) -> None:
+def test_a_puller_on_a_growing_store_takes_what_is_finished(tmp_path: Path) -> None:
     growing, target = tmp_path / "growing.zarr", tmp_path / "b.zarr"
+    source = MemoryFrames(24, image_size=(16, 24))
     reports: list[ShareReport] = []
 
     class Teacher(FormulaTeacher):
@@ -163,14 +164,14 @@ def test_a_puller_on_a_growing_store_takes_what_is_finished(made: Path, tmp_path
                 reports.append(share(growing, target))
             return super().predict_frames(frames)
 
-    precompute(Teacher(), SOURCE, growing, PrecomputeConfig(shard_frames=2, batch_size=2, with_images=True))
+    precompute(Teacher(), source, growing, PrecomputeConfig(shard_frames=2, batch_size=2, with_images=True))
     reports.append(share(growing, target))
     frames = [report.frames for report in reports]
     assert frames == sorted(frames)
-    assert 0 < frames[-2] < 6
+    assert any(0 < count < 24 for count in frames), frames
     assert reports[0].missing > 0
-    assert frames[-1] == 6
-    same_answers(made, target)
+    assert frames[-1] == 24
+    assert files_of(target) == files_of(growing)
     same_answers(growing, target)
 
 
