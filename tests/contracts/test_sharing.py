@@ -123,6 +123,29 @@ def test_a_push_stopped_after_any_object_goes_on_from_there(plain: Path, tmp_pat
             assert bucket.content == expected
 
 
+def test_progress_is_in_bytes(plain: Path, tmp_path: Path) -> None:
+    class Bar:
+        def __init__(self, *arguments: object) -> None:
+            self.arguments, self.seen = arguments, list[int]()
+            bars.append(self)
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *arguments: object) -> None:
+            pass
+
+        def update(self, count: int) -> None:
+            self.seen.append(count)
+
+    bars: list[Bar] = []
+    places = FolderObjects(plain), FolderObjects(tmp_path / "b.zarr")
+    report = copy_store(*places, progress=Bar)  # type: ignore[arg-type]
+    sizes = [file.stat().st_size for file in (plain / "residual" / "c").rglob("*") if file.is_file()]
+    assert [(bar.arguments, sorted(bar.seen)) for bar in bars] == [((sum(sizes), "copy", "B"), sorted(sizes))]
+    assert report.num_bytes == sum(sizes)
+
+
 def test_only_the_shards_needed_are_pulled_and_the_rest_later(made: Path, tmp_path: Path) -> None:
     target = tmp_path / "b.zarr"
     report = share(made, target, [SOURCE.frame_ids[3], SOURCE.frame_ids[2]])
@@ -258,23 +281,27 @@ def test_damaged_metadata_are_refused_and_nothing_is_written(plain: Path, tmp_pa
     assert not (tmp_path / "b.zarr").exists()
 
 
-def test_objects_too_large_for_what_they_are_are_not_read(plain: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bomb", "message"),
+    [
+        (SHARD_1, "1000000000000 bytes, the done-record says"),
+        (RECORD_1, "too many for metadata"),
+        ("zarr.json", "too many for its zarr.json"),
+    ],
+)
+def test_objects_too_large_for_what_they_are_are_not_read(plain: Path, tmp_path: Path, bomb: str, message: str) -> None:
     class Bomb(MemoryObjects):
         def size(self, key: str) -> int:
-            return 10**12 if key in (SHARD_1, bomb) else super().size(key)
+            return 10**12 if key == bomb else super().size(key)
 
         def get(self, key: str) -> bytes:
-            assert key not in (SHARD_1, bomb), "memory was taken"
+            assert key != bomb, "memory was taken"
             return super().get(key)
 
-    bomb = ""
     source = Bomb()
     source.content = MemoryObjects.of(plain).content
-    with pytest.raises(StoreError, match=r"1000000000000 bytes, the done-record says"):
+    with pytest.raises(StoreError, match=message):
         share(source, tmp_path / "b.zarr")
-    bomb = "frame_id/c/0"
-    with pytest.raises(StoreError, match="too many for metadata"):
-        share(source, tmp_path / "c.zarr")
 
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])

@@ -54,9 +54,8 @@ class ShareReport:
 class _Task:
     """A shard to be copied, from the first of these sources whose copy is whole."""
 
-    part: Part
     shard: int
-    sources: tuple[SharedStore, ...]
+    sources: tuple[Part, ...]
     num_bytes: int
 
 
@@ -127,13 +126,13 @@ def _share(
         if not sources:
             raise StoreError(f"{target.url} is the source and the target: there is nothing to do. Name another target.")
         there = begin(next((store for store in sources if store.images), sources[0]), target)
-        tasks, before, missing = _plan(sources, there, positions, pool)
+        tasks, before, missing = _plan(sources, there, positions)
         sent, notes = _run(tasks, target, pool, progress)
-        done = there.finished(there.responses, range(there.responses.layout.num_shards), pool)
+        catalogue = open_shared(target).catalogue
     return ShareReport(
         target=target.url,
-        frames=sum(len(there.responses.layout.positions(shard)) for shard in done),
-        store_frames=there.responses.layout.num_frames,
+        frames=catalogue.num_done(),
+        store_frames=catalogue.layout.num_frames,
         sent=len(sent),
         there_before=before,
         missing=missing,
@@ -146,17 +145,18 @@ def _share(
 def _positions(store: SharedStore, frame_ids: Sequence[str] | None, note: Note) -> Sequence[int]:
     """Positions of the frames that are asked for."""
     if frame_ids is None:
-        return range(len(store.frame_ids))
-    known = {frame_id: position for position, frame_id in enumerate(store.frame_ids)}
-    skipped = {item["frame_id"] for item in store.schema.dataset["skipped"]}
-    without = [frame_id for frame_id in frame_ids if frame_id in skipped]
-    unknown = [frame_id for frame_id in frame_ids if frame_id not in known and frame_id not in skipped]
-    found = [known[frame_id] for frame_id in frame_ids if frame_id in known]
+        return range(store.catalogue.layout.num_frames)
+    places = {frame_id: store.catalogue.position(frame_id) for frame_id in frame_ids}
+    dataset = store.catalogue.schema.dataset
+    skipped = {item["frame_id"] for item in dataset["skipped"]}
+    without = [frame_id for frame_id, place in places.items() if place is None and frame_id in skipped]
+    unknown = [frame_id for frame_id, place in places.items() if place is None and frame_id not in skipped]
+    found = [place for place in places.values() if place is not None]
     if unknown or not found:
         raise DataError(
-            f"{len(unknown)} of {len(frame_ids)} frames are not in the frame list of {store.url}"
-            f" ({(unknown or without)[0]}); it is of {store.schema.dataset['split']} and holds frames like"
-            f" {store.frame_ids[0]}. Ask for frames that it has."
+            f"{len(unknown)} of {len(places)} frames are not in the frame list of {store.url}"
+            f" ({(unknown or without)[0]}); it is of {dataset['split']} and holds frames like"
+            f" {store.catalogue.frame_ids[0]}. Ask for frames that it has."
         )
     if without:
         note(f"{len(without)} frames have no response in this store, its maker left them out ({without[0]})")
@@ -178,47 +178,45 @@ def _already_at(target: Objects, sources: Sequence[SharedStore]) -> list[SharedS
 def _require_no_conflict(stores: Sequence[SharedStore], pool: ThreadPoolExecutor) -> None:
     """Raise ConflictError where two of the stores hold different frames in one shard."""
     for is_images in (False, True):
-        parts = [(store, part) for store in stores for part in store.parts if part.is_images == is_images]
-        first: dict[int, SharedStore] = {}
+        parts = [part for store in stores for part in store.parts if part.is_images == is_images]
+        first: dict[int, Part] = {}
         pairs = []
-        for store, part in parts:
-            for shard in store.finished(part, range(part.layout.num_shards), pool):
-                if first.setdefault(shard, store) is not store:
-                    pairs.append((part, shard, first[shard], store))
+        for part in parts:
+            for shard in sorted(part.done):
+                if first.setdefault(shard, part) is not part:
+                    pairs.append((shard, first[shard], part))
 
-        def differ(pair: tuple[Part, int, SharedStore, SharedStore]) -> bool:
-            part, shard, one, other = pair
-            return one.record(part, shard).digests != other.record(part, shard).digests
+        def differ(pair: tuple[int, Part, Part]) -> bool:
+            shard, one, other = pair
+            return one.record(shard).digests != other.record(shard).digests
 
         conflicts = [pair for pair, other in zip(pairs, pool.map(differ, pairs), strict=True) if other]
         if conflicts:
-            part, _, one, other = conflicts[0]
-            shards = ", ".join(str(shard) for _, shard, *_ in conflicts[:10])
+            _, one, other = conflicts[0]
+            shards = ", ".join(str(shard) for shard, *_ in conflicts[:10])
             raise ConflictError(
-                f"{other.url} and {one.url} hold different {part.name} in {len(conflicts)} shards ({shards}"
-                f"{', …' if len(conflicts) > 10 else ''}), though they have one fingerprint: nothing was merged. Leave"
-                " one of them out; `tiekd-cache verify --against-teacher` tells which one the teacher would give."
+                f"{other.objects.url} and {one.objects.url} hold different {one.name} in {len(conflicts)} shards"
+                f" ({shards}{', …' if len(conflicts) > 10 else ''}), though they have one fingerprint: nothing was"
+                " merged. Leave one of them out; `tiekd-cache verify --against-teacher` tells which the teacher would give."
             )
 
 
-def _plan(
-    sources: Sequence[SharedStore], there: SharedStore, positions: Sequence[int], pool: ThreadPoolExecutor
-) -> tuple[list[_Task], int, int]:
+def _plan(sources: Sequence[SharedStore], there: SharedStore, positions: Sequence[int]) -> tuple[list[_Task], int, int]:
     """(what is to be copied, shards that are there, shards that no source has finished)."""
     tasks: list[_Task] = []
     before = missing = 0
     for part in there.parts:
         wanted = part.shards_of(positions)
-        done = there.finished(part, wanted, pool)
-        todo = [shard for shard in wanted if shard not in done]
-        having = [store for store in sources if not part.is_images or store.images is not None]
-        found = [(store, store.finished(part, todo, pool)) for store in having]
+        todo = [shard for shard in wanted if shard not in part.done]
+        having = [own for store in sources for own in store.parts if own.is_images == part.is_images]
+        sizes: dict[int, int] = {}
+        for own in having:
+            sizes = {**own.sizes([shard for shard in todo if shard in own.done]), **sizes}
         for shard in todo:
-            holders = tuple(store for store, finished in found if shard in finished)
+            holders = tuple(own for own in having if shard in own.done)
             missing += not holders
-            size = next((finished[shard] for _, finished in found if shard in finished), 0)
-            tasks += [_Task(part, shard, holders, size)] if holders else []
-        before += len(done)
+            tasks += [_Task(shard, holders, sizes[shard])] if holders else []
+        before += len(wanted) - len(todo)
     return tasks, before, missing
 
 
@@ -258,10 +256,10 @@ def _copy(task: _Task, target: Objects, stop: threading.Event) -> tuple[bool, li
         return False, []
     for number, source in enumerate(task.sources, start=1):
         try:
-            loaded = load_shard(source, task.part, task.shard)
+            loaded = load_shard(source, task.shard)
         except DamagedStoreError:
             if number == len(task.sources):
                 raise
             continue  # another one may have it whole
-        return store_shard(target, task.part, loaded, stop), [loaded.left_out] if loaded.left_out else []
+        return store_shard(target, source, loaded, stop), [loaded.left_out] if loaded.left_out else []
     return False, []

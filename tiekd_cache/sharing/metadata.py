@@ -17,7 +17,7 @@ _OWN = ("zarr.json", "residual", "frame_id", "digest", "done", "statistics", "cl
 
 def require_same(one: SharedStore, other: SharedStore) -> None:
     """Raise StoreError unless two stores have one fingerprint and the same shards; names the fields that differ."""
-    differences = one.schema.differences(other.schema)
+    differences = one.catalogue.schema.differences(other.catalogue.schema)
     for part, with_it in ((one.responses, other.responses), (one.images, other.images)):
         if part is not None and with_it is not None and part.layout.shard_frames != with_it.layout.shard_frames:
             frames = f"({part.layout.shard_frames}, now {with_it.layout.shard_frames})"
@@ -70,7 +70,7 @@ def _require_nothing_else(target: Objects) -> None:
 
 
 def _put(source: SharedStore, part: Part, target: Objects) -> None:
-    for key, data in part.metadata.items():
+    for key, data in part.metadata().items():
         if target.put(key, data, if_absent=True):
             if target.get(key) != data:
                 raise StoreError(

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tiekd_cache.errors import StoreError
-from tiekd_cache.sharing.shared_store import Part, SharedStore, damaged, get_metadata
+from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of
 from tiekd_cache.statistics import ShardStatistics
 from tiekd_cache.store.catalogue import DamagedStoreError
 from tiekd_cache.store.chunks import Damage, decode_chunk, decode_digests, index_bytes, parse_index, without_crc
 from tiekd_cache.store.claims import claim_shard
 from tiekd_cache.store.codec import frame_digest
-from tiekd_cache.store.images import ImageLayout, decode_image, image_digest
+from tiekd_cache.store.images import FOLDER, ImageLayout, decode_image, image_digest
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects
 from tiekd_cache.store.record import DoneRecord
@@ -54,15 +54,15 @@ class LoadedShard:
     left_out: str | None = None
 
 
-def load_shard(store: SharedStore, part: Part, shard: int) -> LoadedShard:
+def load_shard(part: Part, shard: int) -> LoadedShard:
     """All of a finished shard.
 
     Raises:
         DamagedStoreError: something of it is missing or not what was written; names the key.
         RemoteError: it cannot be had.
     """
-    record = store.record(part, shard)
-    objects, layout, key = store.objects, part.layout, part.shard_key(shard)
+    record = part.record(shard)
+    objects, key = part.objects, part.shard_key(shard)
     try:
         size = objects.size(key)
         if size != record.file_bytes or size > _largest(part):
@@ -71,14 +71,14 @@ def load_shard(store: SharedStore, part: Part, shard: int) -> LoadedShard:
         if hashlib.sha256(data).hexdigest() != record.file_sha256:
             raise Damage("sha256 differs from that in the done-record")
         _check_frames(part, record, data)
-        key = layout.intrinsics_file(shard).as_posix() if isinstance(layout, ImageLayout) else _digest_key(part, shard)
+        key = _companion_key(part, shard)
         beside = get_metadata(objects, key)
         _check_companion(part, record, beside)
     except Damage as damage:
-        raise damaged(store.url, key, f"shard {shard}: {damage}") from damage
+        raise damaged(objects.url, key, f"shard {shard}: {damage}") from damage
     except MissingObject as error:
-        raise damaged(store.url, key, f"shard {shard}: file is missing") from error
-    statistics, left_out = ({}, None) if part.is_images else _statistics(store, part, shard)
+        raise damaged(objects.url, key, f"shard {shard}: object is missing") from error
+    statistics, left_out = ({}, None) if part.is_images else _statistics(part, shard)
     return LoadedShard(record, data, {key: beside}, statistics, left_out)
 
 
@@ -164,7 +164,8 @@ def _read_back(target: Objects, key: str, data: bytes) -> None:
 def _claimed(target: Objects, part: Part, shard: int) -> Iterator[bool]:
     """Yields whether the shard is ours to write: in a folder the claim that `precompute` takes as well."""
     if isinstance(target, FolderObjects):
-        with claim_shard(replace(part.layout, path=target.folder / part.layout.path), shard) as mine:
+        folder = target.folder / FOLDER if part.is_images else target.folder
+        with claim_shard(replace(part.layout, path=folder), shard) as mine:
             yield mine
     else:
         yield not _is_there(target, part, shard)
@@ -185,8 +186,9 @@ def _largest(part: Part) -> int:
     return part.layout.shard_frames * (frame + frame // 64 + 4096) + index_bytes(part.layout.shard_frames)
 
 
-def _digest_key(part: Part, shard: int) -> str:
-    return part.layout.digest_file(shard).as_posix()
+def _companion_key(part: Part, shard: int) -> str:
+    layout = part.layout
+    return key_of(layout.intrinsics_file(shard) if isinstance(layout, ImageLayout) else layout.digest_file(shard))
 
 
 def _check_frames(part: Part, record: DoneRecord, data: bytes) -> None:
@@ -217,15 +219,15 @@ def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
         raise Damage("digests differ from those in the done-record")
 
 
-def _statistics(store: SharedStore, part: Part, shard: int) -> tuple[dict[str, bytes], str | None]:
-    key = part.layout.statistics_file(shard).as_posix()
+def _statistics(part: Part, shard: int) -> tuple[dict[str, bytes], str | None]:
+    key = key_of(part.layout.statistics_file(shard))
     try:
-        data = get_metadata(store.objects, key)
+        data = get_metadata(part.objects, key)
         statistics = ShardStatistics.from_bytes(data)
         if (statistics.fingerprint, statistics.shard) != (part.fingerprint, shard):
             raise ValueError("belongs to another store or shard")
     except MissingObject:
         return {}, None
     except (DamagedStoreError, ValueError) as error:
-        return {}, f"statistics of shard {shard} of {store.url} were left out: {error}"
+        return {}, f"statistics of shard {shard} of {part.objects.url} were left out: {error}"
     return {key: data}, None
