@@ -102,7 +102,7 @@ def test_what_is_there_is_skipped_and_not_read_again(made: Path) -> None:
 def test_a_push_stopped_after_any_object_goes_on_from_there(plain: Path, tmp_path: Path, place: str) -> None:
     keys = len(MemoryObjects.of(plain).content)
     expected = files_of(plain)
-    for stopped_after in range(keys):
+    for stopped_after in range(0, keys, 1 if place == "bucket" else 3):
         left = [stopped_after]
 
         def fail(key: str, left: list[int] = left) -> None:
@@ -178,7 +178,7 @@ def test_frames_that_the_maker_left_out_are_said_and_no_error(tmp_path: Path) ->
 
 def test_a_puller_on_a_growing_store_takes_what_is_finished(tmp_path: Path) -> None:
     growing, target = tmp_path / "growing.zarr", tmp_path / "b.zarr"
-    source = MemoryFrames(24, image_size=(16, 24))
+    source = MemoryFrames(14, image_size=(16, 24))
     reports: list[ShareReport] = []
 
     class Teacher(FormulaTeacher):
@@ -191,9 +191,9 @@ def test_a_puller_on_a_growing_store_takes_what_is_finished(tmp_path: Path) -> N
     reports.append(share(growing, target))
     frames = [report.frames for report in reports]
     assert frames == sorted(frames)
-    assert any(0 < count < 24 for count in frames), frames
+    assert any(0 < count < 14 for count in frames), frames
     assert reports[0].missing > 0
-    assert frames[-1] == 24
+    assert frames[-1] == 14
     assert files_of(target) == files_of(growing)
     same_answers(growing, target)
 

@@ -197,7 +197,7 @@ def _require_no_conflict(stores: Sequence[SharedStore], pool: ThreadPoolExecutor
             raise ConflictError(
                 f"{other.objects.url} and {one.objects.url} hold different {one.name} in {len(conflicts)} shards"
                 f" ({shards}{', …' if len(conflicts) > 10 else ''}), though they have one fingerprint: nothing was"
-                " merged. Leave one of them out; `tiekd-cache verify --against-teacher` tells which the teacher would give."
+                " merged. Leave one of them out; `tiekd-cache verify --against-teacher` tells what the teacher says."
             )
 
 
