@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from e2e.command_line import succeed, tiekd
 from fakes import FormulaTeacher, MemoryFrames
 from servers import FaultServer, nginx, s3_server
 from store_helpers import frame_list, in_child, make_store
-from test_distill import train, with_train
+from test_distill import losses, train, with_train
 
 from tiekd_cache.cli import main
+from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.store import open_store, remote, verify_store
@@ -184,3 +186,31 @@ def test_credentials_are_never_said(folder: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError, match="without") as refused:
         open_store("https://example.org/a.zarr?sig=topsecret")
     assert "topsecret" not in str(refused.value)
+
+
+@pytest.mark.timeout(300)
+def test_every_command_that_reads_a_store_takes_a_url(tmp_path: Path) -> None:
+    write_synthetic_kitti(tmp_path / "data" / "kitti", train_frames=3, test_frames=1)
+    succeed("precompute", "--teacher", "lidar", "--with-images", cwd=tmp_path)
+    small = [
+        "--steps", "3", "--no-pretrained", "--batch-size", "2", "--crop", "64x96", "--decoder-width", "0.125",
+        "--set", "student.num_bins=33", "--sigma", "2.5", "--validate-frames", "0", "--images-from-store",
+    ]  # fmt: skip
+    with nginx(tmp_path / "stores") as server:
+        url = f"{server.url}/lidar.zarr"
+        succeed("distill", *small, "--store", url, "--workers", "2", "--run", "remote", cwd=tmp_path)
+        succeed("distill", *small, "--store", "stores/lidar.zarr", "--workers", "0", "--run", "local", cwd=tmp_path)
+        assert losses(tmp_path / "remote") == losses(tmp_path / "local")
+        assert json.loads((tmp_path / "remote" / "run.json").read_text())["store"] == url
+        succeed("distill", "--resume", "--run", "remote", cwd=tmp_path)
+        split = ["--kitti", "data/kitti", "--run", "remote", "--json"]
+        succeed("evaluate", *split, "--store", url, cwd=tmp_path)
+        succeed("export-store", url, "--to", "hdf5", "--out", "lidar.h5", cwd=tmp_path)
+        succeed("verify", url, cwd=tmp_path)
+        shown = succeed("info", url, cwd=tmp_path)
+        assert url in shown.out
+    assert "Without the responses of the run's own store" in succeed("evaluate", *split, cwd=tmp_path).err
+    wrong = tiekd("evaluate", *split, "--store", url, cwd=tmp_path)
+    assert wrong.code == 1
+    assert wrong.err.count("\n") <= 3
+    assert "no connection" in wrong.err
