@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.sharing import ShareReport, copy_store, merge_stores
 from tiekd_cache.sharing.shards import ConflictError
 from tiekd_cache.store import StoreWriter, open_store, verify_store
+from tiekd_cache.store.chunks import encode_digests
 from tiekd_cache.store.objects import FolderObjects, Objects
+from tiekd_cache.store.record import DoneRecord
 
 FRAMES = frame_list(10)
 SOURCE = MemoryFrames(6)
@@ -248,6 +251,17 @@ def test_a_damaged_shard_is_refused_by_name_and_the_others_arrive(
     assert "\n" not in str(caught.value)
     assert list(open_store(tmp_path / "b.zarr", allow_partial=True)) == FRAMES[:4] + FRAMES[8:]
     assert verify_store(tmp_path / "b.zarr").problems == ()
+
+
+def test_frames_are_decoded_and_compared_with_their_digests(plain: Path, tmp_path: Path) -> None:
+    source = MemoryObjects.of(plain)
+    record = DoneRecord.from_bytes(source.content[RECORD_1])
+    wrong = replace(record, digests=record.digests[::-1])  # the file is the one that the record speaks of
+    source.content[RECORD_1] = wrong.to_bytes()
+    source.content["digest/c/1"] = encode_digests(wrong.digests, 4)
+    with pytest.raises(StoreError, match="shard 1: frame 0 of the shard does not have the digest"):
+        share(source, tmp_path / "b.zarr")
+    assert len(open_store(tmp_path / "b.zarr", allow_partial=True)) == 6
 
 
 @pytest.mark.parametrize("key", ["images/image/c/1/0/0/0", "images/intrinsics/c/1/0/0", "images/done/00001.json"])

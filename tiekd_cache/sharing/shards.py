@@ -98,7 +98,11 @@ def store_shard(target: Objects, part: Part, loaded: LoadedShard, stop: threadin
     while True:
         with _claimed(target, part, shard) as mine:
             if mine:
-                return _store(target, part, loaded, alone=isinstance(target, FolderObjects))
+                try:
+                    return _store(target, part, loaded, alone=isinstance(target, FolderObjects))
+                except ConflictError:
+                    if not _is_there(target, part, shard):  # finished meanwhile: then it is there, as any other
+                        raise
         if _is_there(target, part, shard) or stop.wait(RETRY_S):
             return False
 
@@ -110,12 +114,10 @@ def _store(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool) -> 
     else:
         record = _taken_over(target, part, loaded, alone=alone)
     for name, data in loaded.companions.items():
-        # Whoever comes here has the same frames. Their digests are the same bytes then, and may be written twice.
-        if part.is_images and not alone and not target.put(name, data, if_absent=True):
-            if target.get(name) != data:
+        if not target.put(name, data, if_absent=True) and target.get(name) != data:
+            if part.is_images and not alone:
                 raise _other(target, part, record.shard, name)
-        else:
-            target.put(name, data)
+            target.put(name, data)  # whoever comes here has the same frames, and would write the same digests
         _read_back(target, name, data)
     for name, data in loaded.statistics.items():
         target.put(name, data, if_absent=True)
