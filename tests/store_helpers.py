@@ -127,9 +127,9 @@ def arrays_of(path: Path) -> dict[str, list[Any]]:
     return {name: group[name][:].tolist() for name in ("residual", "frame_id", "digest")}
 
 
-def start_helper(call: str) -> subprocess.Popen[str]:
-    """A process of its own that calls a function of this module; `call` is Python, with `Path` at hand."""
-    code = f"import store_helpers; from pathlib import Path; store_helpers.{call}"
+def start_helper(call: str, module: str = "store_helpers") -> subprocess.Popen[str]:
+    """A process of its own that calls a function of this or another module; `call` is Python, with `Path` at hand."""
+    code = f"import {module}; from pathlib import Path; {module}.{call}"
     folders = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": folders, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)

@@ -18,7 +18,7 @@ LAYERS = [
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "teacher_stores", "store_frames", "agreement", "statistics"},
     {"answering", "filling", "image_filling", "speed", "precompute_config", "precompute"},
-    {"run_folder", "evaluate", "recipe", "transfer", "teacher_check"},
+    {"run_folder", "evaluate", "recipe", "transfer", "sharing", "teacher_check"},
     {"results", "comparison"},
     {"training_module", "weight_average", "training_parts"},
     {"checkpoint", "training_step", "training_loop", "validation", "scalar_log", "distill", "stages", "pipeline"},

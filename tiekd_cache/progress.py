@@ -18,14 +18,15 @@ def progress_bar(total: int, description: str, unit: str, done: int = 0) -> tqdm
     Args:
         total: number of units of the whole work.
         description: what is going on, a word or two.
-        unit: singular noun, e.g. `frame`.
+        unit: singular noun, e.g. `frame`; of `B`, bytes, thousands and millions are shown.
         done: how many units an earlier start has finished, so that the ETA is right after a resume.
     """
     return tqdm(
         total=total,
         initial=done,
         desc=description,
-        unit=f" {unit}",
+        unit=f" {unit}" if unit != "B" else unit,
+        unit_scale=unit == "B",
         file=sys.stderr,
         disable=None,
         dynamic_ncols=True,

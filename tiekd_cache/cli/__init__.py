@@ -20,6 +20,7 @@ from tiekd_cache.cli.exchange import export_store, import_files
 from tiekd_cache.cli.export_student import export_student
 from tiekd_cache.cli.precompute import precompute
 from tiekd_cache.cli.run import run
+from tiekd_cache.cli.sharing import merge, pull, push
 from tiekd_cache.cli.store import info, verify
 from tiekd_cache.cli.students import students
 from tiekd_cache.cli.teachers import teachers
@@ -49,6 +50,9 @@ for _command in (
     verify,
     import_files,
     export_store,
+    push,
+    pull,
+    merge,
     export_student,
     run,
     doctor,

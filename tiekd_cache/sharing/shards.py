@@ -1,0 +1,235 @@
+"""One shard from one place to another: checked before it is sent, read back after, its done-record last.
+
+Two writers of one shard cannot harm each other. Its frames are put where there are none, and whoever finds other bytes
+there takes them over if they hold the same frames, and gives up otherwise: no done-record is ever written for bytes
+that another writer may still replace. In a folder the claim that `precompute` uses keeps writers apart beforehand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tiekd_cache.errors import StoreError
+from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of
+from tiekd_cache.statistics import ShardStatistics
+from tiekd_cache.store.catalogue import DamagedStoreError
+from tiekd_cache.store.chunks import Damage, decode_chunk, decode_digests, index_bytes, parse_index, without_crc
+from tiekd_cache.store.claims import claim_shard
+from tiekd_cache.store.codec import frame_digest
+from tiekd_cache.store.images import FOLDER, ImageLayout, decode_image, image_digest
+from tiekd_cache.store.kernels import kernels
+from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects
+from tiekd_cache.store.record import DoneRecord
+
+RETRY_S = 0.2
+"""How long to wait before looking again at a shard that another process is making."""
+
+
+class ConflictError(StoreError):
+    """Two stores of one fingerprint hold different responses in one shard."""
+
+
+@dataclass(frozen=True)
+class LoadedShard:
+    """A shard in memory, every frame compared with its digest.
+
+    Attributes:
+        record: its done-record.
+        data: its frames.
+        companions: what lies beside them and belongs to them, by key: their digests, or their intrinsics.
+        statistics: the same of its statistics; empty where it has none.
+        left_out: one line where statistics are damaged: they are no part of the answers, and stay behind.
+    """
+
+    record: DoneRecord
+    data: bytes
+    companions: dict[str, bytes]
+    statistics: dict[str, bytes]
+    left_out: str | None = None
+
+
+def load_shard(part: Part, shard: int) -> LoadedShard:
+    """All of a finished shard.
+
+    Raises:
+        DamagedStoreError: something of it is missing or not what was written; names the key.
+        RemoteError: it cannot be had.
+    """
+    record = part.record(shard)
+    objects, key = part.objects, part.shard_key(shard)
+    try:
+        size = objects.size(key)
+        if size != record.file_bytes or size > _largest(part):
+            raise Damage(f"{size} bytes, the done-record says {record.file_bytes}")
+        data = objects.get(key)
+        if hashlib.sha256(data).hexdigest() != record.file_sha256:
+            raise Damage("sha256 differs from that in the done-record")
+        _check_frames(part, record, data)
+        key = _companion_key(part, shard)
+        beside = get_metadata(objects, key)
+        _check_companion(part, record, beside)
+    except Damage as damage:
+        raise damaged(objects.url, key, f"shard {shard}: {damage}") from damage
+    except MissingObject as error:
+        raise damaged(objects.url, key, f"shard {shard}: object is missing") from error
+    statistics, left_out = ({}, None) if part.is_images else _statistics(part, shard)
+    return LoadedShard(record, data, {key: beside}, statistics, left_out)
+
+
+def store_shard(target: Objects, part: Part, loaded: LoadedShard, stop: threading.Event) -> bool:
+    """Put a shard at the target, unless it has it or gets it from somebody else meanwhile.
+
+    Args:
+        target: holds the part's metadata already.
+        stop: when set, waiting for another process ends.
+    Returns:
+        Whether it was this call that finished it.
+    Raises:
+        ConflictError: somebody else put other responses there.
+        StoreError: it cannot be written, or reads back differently.
+    """
+    shard = loaded.record.shard
+    while True:
+        with _claimed(target, part, shard) as mine:
+            if mine:
+                try:
+                    return _store(target, part, loaded, alone=isinstance(target, FolderObjects))
+                except ConflictError:
+                    if not _is_there(target, part, shard):  # finished meanwhile: then it is there, as any other
+                        raise
+        if _is_there(target, part, shard) or stop.wait(RETRY_S):
+            return False
+
+
+def _store(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool) -> bool:
+    record, key = loaded.record, part.shard_key(loaded.record.shard)
+    if target.put(key, loaded.data, if_absent=True):
+        _read_back(target, key, loaded.data)
+    else:
+        record = _taken_over(target, part, loaded, alone=alone)
+    for name, data in loaded.companions.items():
+        if not target.put(name, data, if_absent=True) and target.get(name) != data:
+            if part.is_images and not alone:
+                raise _other(target, part, record.shard, name)
+            target.put(name, data)  # whoever comes here has the same frames, and would write the same digests
+        _read_back(target, name, data)
+    for name, data in loaded.statistics.items():
+        target.put(name, data, if_absent=True)
+    return target.put(part.record_key(record.shard), record.to_bytes(), if_absent=True)
+
+
+def _taken_over(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool) -> DoneRecord:
+    """The record of bytes that an interrupted writer left, or another one is about to finish.
+
+    Under a claim nobody is, and what does not hold our frames is replaced.
+    """
+    record, key = loaded.record, part.shard_key(loaded.record.shard)
+    try:
+        if target.size(key) > _largest(part):
+            raise Damage("too large")
+        found = target.get(key)
+        if found != loaded.data:
+            _check_frames(part, record, found)
+        return replace(record, file_bytes=len(found), file_sha256=hashlib.sha256(found).hexdigest())
+    except (Damage, MissingObject) as error:
+        if not alone:
+            raise _other(target, part, record.shard, key) from error
+    target.put(key, loaded.data)
+    _read_back(target, key, loaded.data)
+    return record
+
+
+def _other(target: Objects, part: Part, shard: int, key: str) -> ConflictError:
+    return ConflictError(
+        f"{target.url} has other {part.name} in shard {shard}, without a done-record ({key}): another writer is at work"
+        " there, or was interrupted. Give the same command again when it has finished; if nobody writes there, remove"
+        " that object first."
+    )
+
+
+def _read_back(target: Objects, key: str, data: bytes) -> None:
+    if target.size(key) != len(data) or target.get(key) != data:
+        raise StoreError(
+            f"{key} was written to {target.url} and reads back differently. It has no done-record and counts for"
+            " nothing. The disk, the memory or the network is faulty: check them, remove that object, then give the"
+            " same command again."
+        )
+
+
+@contextlib.contextmanager
+def _claimed(target: Objects, part: Part, shard: int) -> Iterator[bool]:
+    """Yields whether the shard is ours to write: in a folder the claim that `precompute` takes as well."""
+    if isinstance(target, FolderObjects):
+        folder = target.folder / FOLDER if part.is_images else target.folder
+        with claim_shard(replace(part.layout, path=folder), shard) as mine:
+            yield mine
+    else:
+        yield not _is_there(target, part, shard)
+
+
+def _is_there(target: Objects, part: Part, shard: int) -> bool:
+    try:
+        target.size(part.record_key(shard))
+    except MissingObject:
+        return False
+    return True
+
+
+def _largest(part: Part) -> int:
+    """Bytes that a shard cannot exceed: its maps as they are, what compression may add, and the index."""
+    height, width = part.layout.native_size
+    frame = height * width * (3 if part.is_images else 2)
+    return part.layout.shard_frames * (frame + frame // 64 + 4096) + index_bytes(part.layout.shard_frames)
+
+
+def _companion_key(part: Part, shard: int) -> str:
+    layout = part.layout
+    return key_of(layout.intrinsics_file(shard) if isinstance(layout, ImageLayout) else layout.digest_file(shard))
+
+
+def _check_frames(part: Part, record: DoneRecord, data: bytes) -> None:
+    """Raise Damage unless the bytes of a shard hold exactly the frames of its record."""
+    layout = part.layout
+    length = index_bytes(layout.shard_frames)
+    index = parse_index(data[-length:], layout.shard_frames, len(record.digests), len(data))
+    codes = np.empty(layout.native_size, np.uint16)
+    for place, (offset, size) in enumerate(index[: len(record.digests)].tolist()):
+        chunk = data[offset : offset + size]
+        if part.is_images:
+            digest = image_digest(decode_image(chunk, layout.native_size))
+        else:
+            decode_chunk(chunk, codes)
+            kernels().codes(codes)
+            digest = frame_digest(codes)
+        if digest != record.digests[place]:
+            raise Damage(f"frame {place} of the shard does not have the digest in its done-record")
+
+
+def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
+    """Raise Damage unless the digests are those of the record, or the intrinsics are whole."""
+    frames = part.layout.shard_frames
+    if part.is_images:
+        if len(without_crc(data)) != 72 * frames:
+            raise Damage(f"intrinsics are not those of {frames} frames")
+    elif tuple(decode_digests(data, frames, len(record.digests))) != record.digests:
+        raise Damage("digests differ from those in the done-record")
+
+
+def _statistics(part: Part, shard: int) -> tuple[dict[str, bytes], str | None]:
+    key = key_of(part.layout.statistics_file(shard))
+    try:
+        data = get_metadata(part.objects, key)
+        statistics = ShardStatistics.from_bytes(data)
+        if (statistics.fingerprint, statistics.shard) != (part.fingerprint, shard):
+            raise ValueError("belongs to another store or shard")
+    except MissingObject:
+        return {}, None
+    except (DamagedStoreError, ValueError) as error:
+        return {}, f"statistics of shard {shard} of {part.objects.url} were left out: {error}"
+    return {key: data}, None

@@ -1,0 +1,187 @@
+"""A store as objects: its metadata, read and checked from wherever it lies, and the keys of everything in it.
+
+Keys are made here from the layout. What a listing says is only compared with them, so no name that somebody else chose
+is ever written to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiekd_cache.errors import StoreError
+from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, open_catalogue
+from tiekd_cache.store.chunks import Damage, decode_frame_ids
+from tiekd_cache.store.images import ImageCatalogue, open_images
+from tiekd_cache.store.layout import Layout, same_format
+from tiekd_cache.store.object_path import ObjectPath, as_object, as_path, sizes_of
+from tiekd_cache.store.objects import MissingObject, Objects
+from tiekd_cache.store.record import DoneRecord
+
+METADATA_LIMIT_BYTES = 64 * 1024 * 1024
+"""The largest metadata object that is read: a frame list's chunk of 65,536 long ids takes a tenth of it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is shared by whole shards: the responses of a store, or its images.
+
+    Attributes:
+        objects: of the store.
+        catalogue: what its metadata say.
+    """
+
+    objects: Objects
+    catalogue: Catalogue | ImageCatalogue
+
+    @property
+    def is_images(self) -> bool:
+        """Whether it is the images."""
+        return isinstance(self.catalogue, ImageCatalogue)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return "images" if self.is_images else "responses"
+
+    @property
+    def layout(self) -> Layout:
+        """Where its files are."""
+        return self.catalogue.layout
+
+    @property
+    def fingerprint(self) -> str:
+        """What its done-records must name."""
+        catalogue = self.catalogue
+        return catalogue.fingerprint if isinstance(catalogue, ImageCatalogue) else catalogue.schema.fingerprint
+
+    @property
+    def done(self) -> frozenset[int]:
+        """The shards that were finished when the store was opened."""
+        return self.catalogue.done
+
+    def record_key(self, shard: int) -> str:
+        """Key of a shard's done-record."""
+        return key_of(self.layout.record_file(shard))
+
+    def shard_key(self, shard: int) -> str:
+        """Key of a shard's frames."""
+        return key_of(self.layout.shard_file(shard))
+
+    def shards_of(self, positions: Iterable[int]) -> list[int]:
+        """The shards that hold the frames at these positions, ascending."""
+        return sorted({position // self.layout.shard_frames for position in positions})
+
+    def sizes(self, shards: list[int]) -> dict[int, int]:
+        """Bytes of the frames of these shards; 0 where there are none."""
+        return dict(zip(shards, sizes_of([self.layout.shard_file(shard) for shard in shards]), strict=True))
+
+    def record(self, shard: int) -> DoneRecord:
+        """The done-record of a finished shard, checked.
+
+        Raises:
+            DamagedStoreError: it is missing, was changed, or belongs to another shard or store.
+        """
+        key = self.record_key(shard)
+        try:
+            record = DoneRecord.from_bytes(get_metadata(self.objects, key))
+            record.check(self.fingerprint, shard, self.layout.positions(shard))
+        except (Damage, MissingObject) as reason:
+            raise damaged(self.objects.url, key, reason) from reason
+        return record
+
+    def metadata(self) -> dict[str, bytes]:
+        """Its metadata objects by key, checked, in the order in which they are to be written: `zarr.json` last.
+
+        Raises:
+            DamagedStoreError: one is missing or not what was written.
+        """
+        layout, group = self.layout, key_of(self.layout.path / "zarr.json")
+        arrays = {key_of(layout.path / name / "zarr.json"): kind for name, kind in layout.array_metadata().items()}
+        chunks = [] if self.is_images else range(-(-layout.num_frames // layout.frame_id_chunk))
+        metadata = {}
+        for key in [*arrays, *(key_of(layout.frame_id_file(chunk)) for chunk in chunks), group]:
+            try:
+                metadata[key] = get_metadata(self.objects, key)
+                if key in arrays and not same_format(json.loads(metadata[key]), arrays[key]):
+                    raise Damage("metadata are not those of format 1")
+                if not key.endswith("zarr.json"):
+                    decode_frame_ids(metadata[key])
+            except (Damage, MissingObject, ValueError, RecursionError) as reason:
+                raise damaged(self.objects.url, key, reason) from reason
+        return metadata
+
+
+@dataclass(frozen=True)
+class SharedStore:
+    """A store's metadata, checked.
+
+    Attributes:
+        objects: where it lies.
+        catalogue: what its metadata say.
+        responses: its responses.
+        images: its images; None where it has none.
+    """
+
+    objects: Objects
+    catalogue: Catalogue
+    responses: Part
+    images: Part | None
+
+    @property
+    def url(self) -> str:
+        """Where it lies, for messages."""
+        return self.objects.url
+
+    @property
+    def parts(self) -> list[Part]:
+        """Images first, as stage one writes them: a shard with responses never lacks images that exist."""
+        return [part for part in (self.images, self.responses) if part is not None]
+
+
+def open_shared(objects: Objects) -> SharedStore:
+    """The store at a place.
+
+    Raises:
+        MissingObject: there is none.
+        DamagedStoreError: its metadata are not what was written.
+        StoreError: it is no store, or one of a newer format.
+    """
+    try:
+        size = objects.size("zarr.json")
+    except MissingObject as error:
+        raise MissingObject(f"There is no store at {objects.url}: it has no zarr.json. Check the address.") from error
+    if size > METADATA_LIMIT_BYTES:
+        raise StoreError(f"{objects.url} is no store: {size} bytes are too many for its zarr.json. Check the address.")
+    catalogue = open_catalogue(as_path(ObjectPath(objects)))
+    images = open_images(catalogue)
+    return SharedStore(objects, catalogue, Part(objects, catalogue), None if images is None else Part(objects, images))
+
+
+def key_of(path: Path) -> str:
+    """The key that a path of an `open_shared` store stands for."""
+    return as_object(path).key
+
+
+def get_metadata(objects: Objects, key: str) -> bytes:
+    """A small object; its size is looked at before memory is taken.
+
+    Raises:
+        MissingObject: it is not there.
+        DamagedStoreError: it is far too large to be what its key says.
+    """
+    size = objects.size(key)
+    if size > METADATA_LIMIT_BYTES:
+        raise damaged(objects.url, key, f"{size} bytes are too many for metadata")
+    return objects.get(key)
+
+
+def damaged(url: str, key: str, reason: object) -> DamagedStoreError:
+    """The error for what is not as it was written: what, which object, and what to do."""
+    said = "object is missing" if isinstance(reason, MissingObject) else reason
+    return DamagedStoreError(
+        f"Store {url} is damaged: {said} ({key}). What is damaged is never copied; have `tiekd-cache verify` look at"
+        " the store where it was made."
+    )
