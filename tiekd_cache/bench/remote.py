@@ -22,7 +22,7 @@ from tiekd_cache.store.codec import Depth
 BATCH = 32
 """Frames that are asked for at a time."""
 
-LOCAL = "the local folder"
+LOCAL, CACHED = "the local folder", "the cache, epoch two"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RemoteRow:
     """One way to a store's responses.
 
     Attributes:
-        way: `LOCAL`, or the URL.
+        way: `LOCAL`, `CACHED`, or the URL.
         in_flight: threads that read, so requests that wait for an answer at a time.
         frames: how many, each time.
         frames_per_second: the median over the repeats.
@@ -52,6 +52,7 @@ def bench_remote(
     url: str,
     *,
     local: Path | None = None,
+    cache_dir: Path | None = None,
     in_flight: Sequence[int] = (1, 4, 16),
     frames: int = 128,
     repeats: int = 5,
@@ -59,11 +60,13 @@ def bench_remote(
 ) -> list[RemoteRow]:
     """Frames a second of each way: the same random frames, in another order each time, to float32 metres.
 
-    The first turn is not counted: it opens connections, reads the shards' indexes and brings files into memory.
+    The first turn is not counted: it opens connections, reads the shards' indexes, brings files into memory and fills
+    the cache.
 
     Args:
         url: of the store; any other place that `open_store` knows will do.
         local: folder of the same store.
+        cache_dir: where a cache of the URL is, or comes to be; without, none is measured.
         in_flight: how many threads read.
         frames: of one turn; at most those of the store.
         repeats: of which the median is taken, >= 1.
@@ -73,6 +76,8 @@ def bench_remote(
     """
     stores = {} if local is None else {LOCAL: open_store(local)}
     stores[url] = open_store(url)
+    if cache_dir is not None:
+        stores[CACHED] = open_store(url, cache_dir=cache_dir)
     _check_same(stores)
     rng = np.random.default_rng(0)
     frame_ids = stores[url].frame_ids
