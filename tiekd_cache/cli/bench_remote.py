@@ -23,7 +23,7 @@ from tiekd_cache.cli.common import json_option, note, print_table
     help="Requests that wait for an answer at a time; may be repeated.",
 )
 @click.option("--frames", type=click.IntRange(1), default=128, show_default=True, help="Of a turn.")
-@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="The median is shown.")
+@click.option("--repeats", type=click.IntRange(min=1), default=9, show_default=True, help="The median is shown.")
 @json_option
 def bench_remote(
     url: str,
