@@ -210,3 +210,12 @@ def test_the_profile_in_aws_files_is_used_where_the_environment_has_no_keys(
     assert aws_profile() == {"access_key_id": "c", "region": "eu-west-1"}
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "d")
     assert aws_profile() == {}
+
+
+@pytest.mark.parametrize("command", [["precompute", "--teacher", "lidar"], ["import", "maps", "--teacher", "mine"]])
+def test_a_store_is_not_made_at_a_url(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a Path of the URL would be a folder named `s3:`
+    result = CliRunner().invoke(main, [*command, "--store", "s3://bucket/a.zarr"])
+    assert result.exit_code == 2
+    assert "stores are made in folders" in result.stderr
+    assert list(tmp_path.iterdir()) == []

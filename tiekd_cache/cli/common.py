@@ -147,6 +147,15 @@ def named_store(text: str) -> str | Path:
     return store_place(text)
 
 
+def new_store(text: str) -> Path:
+    """The type of options that name a store to write; raises click.BadParameter for a URL."""
+    from tiekd_cache.store.objects import is_remote
+
+    if is_remote(text):
+        raise click.BadParameter("stores are made in folders: name one, and push it to the URL when it is finished.")
+    return Path(text)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """`352x704` -> (352, 704); raises click.BadParameter otherwise."""
     try:

@@ -91,7 +91,7 @@ def evaluate(
     from tiekd_cache.store.objects import is_remote, store_place
     from tiekd_cache.students import load_student
 
-    folder, own_store = None, None
+    folder, own_store, named = None, None, store is not None
     if checkpoint is None:
         folder = RunFolder.open(run_path if run_path is not None else newest_run())
         checkpoint = folder.best_checkpoint if folder.best_checkpoint.exists() else folder.last_checkpoint
@@ -108,7 +108,7 @@ def evaluate(
         for place in through_cache(given, [] if store is None else [store]):
             responses = open_store(place, allow_partial=True)
     except StoreError as error:
-        if store != own_store:
+        if named or not is_remote(str(store)):
             raise
         note(f"Without the responses of the run's own store: {error}")
     seen = sum(frame_id in responses for frame_id in source.frame_ids) if responses is not None else 0

@@ -7,7 +7,16 @@ from typing import Literal
 
 import click
 
-from tiekd_cache.cli.common import data_options, json_option, named_store, note, only_store, open_kitti, print_result
+from tiekd_cache.cli.common import (
+    data_options,
+    json_option,
+    named_store,
+    new_store,
+    note,
+    only_store,
+    open_kitti,
+    print_result,
+)
 
 
 @click.command("import")
@@ -15,7 +24,8 @@ from tiekd_cache.cli.common import data_options, json_option, named_store, note,
 @click.option("--teacher", help="Name of the teacher that made the files; an HDF5 file says it itself.")
 @click.option(
     "--store",
-    type=click.Path(path_type=Path),
+    type=new_store,
+    metavar="PATH",
     help="Where to write.  [default: stores/TEACHER.zarr, or stores/FILE.zarr]",
 )
 @data_options

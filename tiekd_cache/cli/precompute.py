@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tiekd_cache.cli.common import json_option, note, print_result
+from tiekd_cache.cli.common import json_option, new_store, note, print_result
 from tiekd_cache.cli.source_options import open_source, source_options
 from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 from tiekd_cache.progress import no_progress_bar, progress_bar
@@ -16,7 +16,7 @@ from tiekd_cache.progress import no_progress_bar, progress_bar
 @click.command()
 @click.option("--teacher", required=True, help=TEACHER_HELP)
 @teacher_options
-@click.option("--store", type=click.Path(path_type=Path), help="Where to write.  [default: stores/TEACHER.zarr]")
+@click.option("--store", type=new_store, metavar="PATH", help="Where to write.  [default: stores/TEACHER.zarr]")
 @source_options
 @answer_options
 @speed_options
