@@ -105,8 +105,9 @@ class CachedObjects:
         if store is not None:
             if key in ATTRIBUTES or (is_small(key) and (self._alone or self._is_settled(store, key))):
                 return len(self.get(key))
-            if ShardKey.of(key) is not None and store.has(key):
-                return (store.home / key).stat().st_size
+            shard = ShardKey.of(key)
+            if shard is not None and store.has(key):  # what it must have: a torn file of the cache is fetched again
+                return DoneRecord.from_bytes(self.get(shard.record)).file_bytes
         try:
             if key not in self._sizes:
                 self._sizes[key] = self._objects.size(key)
@@ -139,7 +140,8 @@ class CachedObjects:
             False where the cache does not hold it: then the object itself is damaged.
         """
         store = self._store()
-        return store is not None and self._shards.drop(store, key)
+        known = is_small(key) or ShardKey.of(key) is not None
+        return store is not None and known and self._shards.drop(store, key)
 
     def _store(self) -> KeptStore | None:
         """The store's part of the cache; None where it is none that can be kept: whoever reads it says why."""
@@ -207,6 +209,8 @@ class CachedObjects:
             raise
         except RemoteError:
             kept = self._kept(store, key) if key in ATTRIBUTES else None
+            if kept is None and self._alone and key in ATTRIBUTES:
+                raise MissingObject(f"There is no {key} in the cache {store.home}") from None
             if kept is None:
                 raise
             data = kept

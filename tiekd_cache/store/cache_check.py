@@ -68,8 +68,9 @@ def is_small(key: str) -> bool:
 
 def check_small(key: str, data: bytes) -> None:
     """Raise Damage where a small object is torn or was changed, as far as it tells by itself."""
-    if _RECORD.fullmatch(key):
-        DoneRecord.from_bytes(data)
+    if match := _RECORD.fullmatch(key):
+        if DoneRecord.from_bytes(data).shard != int(match[1]):
+            raise Damage("done-record is that of another shard")
     elif _CHECKSUMMED.fullmatch(key):
         without_crc(data)
     else:

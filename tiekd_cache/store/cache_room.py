@@ -21,6 +21,9 @@ PROTECTED_S = 600.0
 """A shard used within that time stays. Where a store is larger than the cache, what is kept then stays useful, and the
 rest is read over the network frame by frame: else each frame would fetch a whole shard to push out another."""
 
+WAIT_S = 120.0
+"""For a process that writes a shard: a second is much."""
+
 SHARD_FOLDERS = ("residual", "images/image")
 _POLL_S = 0.02
 
@@ -103,8 +106,15 @@ class Room:
         Raises:
             StoreError: the cache cannot be written.
         """
-        with locked(self._folder / ".lock", float("inf")):
+        with self._locked():
             return self._admit(num_bytes)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with locked(self._folder / ".lock", WAIT_S) as mine:
+            if not mine:
+                raise StoreError(f"another process has held {self._folder / '.lock'} for {WAIT_S:g} s")
+            yield
 
     def write(self, file: Path, data: bytes) -> bool:
         """Keep a shard in a folder that exists, whole and on the disk; False where it does not fit.
@@ -114,7 +124,7 @@ class Room:
         Raises:
             StoreError: the disk refuses.
         """
-        with locked(self._folder / ".lock", float("inf")):
+        with self._locked():
             if not self._admit(len(data)):
                 return False
             write_file(file, data)

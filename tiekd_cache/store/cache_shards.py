@@ -27,6 +27,8 @@ WAIT_FOR_OTHERS_S = 120.0
 REFUSED_FOR_S = 60.0
 """After a shard that found no room, none is fetched for that long."""
 
+JUST_NOW_S = 5.0
+
 _LOG = logging.getLogger("tiekd_cache")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -50,7 +52,7 @@ class ShardCache:
         self.folder, self._limit = folder, limit
         self._room = Room(folder, limit)
         self._open: OrderedDict[str, OpenShard] = OrderedDict()
-        self._dropped: set[str] = set()
+        self._dropped: dict[str, float] = {}
         self._unfit: set[str] = set()
         self._told: set[str] = set()
         self._refused_until = 0.0
@@ -58,11 +60,17 @@ class ShardCache:
         self._lock = threading.Lock()
 
     def check_folder(self) -> None:
-        """Make the folder; raises ConfigError where it cannot be written."""
+        """Make the folder; raises ConfigError where it cannot be written, for another reason than a full disk."""
         try:
             with locked(self.folder / ".lock", 0.0):
                 pass
         except StoreError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in _FULL:
+                raise ConfigError(
+                    f"The cache folder {self.folder} cannot be written ({_reason(error)}): choose another --cache-dir,"
+                    " or go without"
+                ) from error
             self._cannot_keep(error)
 
     def clean(self, store: KeptStore) -> None:
@@ -100,7 +108,7 @@ class ShardCache:
         shard = ShardKey.of(key)
         if shard is None or key in self._unfit:
             return None
-        file = self._existing(store, shard, records)
+        file = self._existing(store, shard, records, ours=False)
         if file is not None or self._full or time.monotonic() < self._refused_until:
             return file
         lock = store.home / "locks" / key.replace("/", "-")
@@ -112,19 +120,21 @@ class ShardCache:
             self._cannot_keep(error)
             return None
         with locked(lock, WAIT_FOR_OTHERS_S) as mine:
-            file = self._existing(store, shard, records)
+            file = self._existing(store, shard, records, ours=mine)
             if file is None and mine and self._fill(store, shard, objects, records):
-                file = self._existing(store, shard, records)
+                file = self._existing(store, shard, records, ours=True)
             return file
 
     def drop(self, store: KeptStore, key: str) -> bool:
         """Remove a damaged file, see `CachedObjects.drop`."""
-        with self._lock:
-            file = self._open.pop(key, None)
         held = store.home / key
-        if file is None and not held.is_file():
-            return key in self._dropped  # another thread was faster
-        self._dropped.add(key)
+        with self._lock:
+            if time.monotonic() - self._dropped.get(key, float("-inf")) < JUST_NOW_S:
+                return True  # by another thread, which has read the same
+            file = self._open.pop(key, None)
+            if file is None and not held.is_file():
+                return False
+            self._dropped[key] = time.monotonic()
         if file is None or file.is_at(held):  # else another process has put a whole one there
             held.unlink(missing_ok=True)
         return True
@@ -135,7 +145,8 @@ class ShardCache:
             self._told.add(text)
             _LOG.warning(text)
 
-    def _existing(self, store: KeptStore, shard: ShardKey, records: Records) -> OpenShard | None:
+    def _existing(self, store: KeptStore, shard: ShardKey, records: Records, *, ours: bool) -> OpenShard | None:
+        """The shard where it is kept; what is not as long as it must be is removed, where we hold its lock."""
         try:
             file = OpenShard(store.home / shard.key)
         except OSError:
@@ -145,7 +156,8 @@ class ShardCache:
         except (Damage, MissingObject):
             whole = False
         if not whole:
-            self.drop(store, shard.key)
+            if ours:
+                (store.home / shard.key).unlink(missing_ok=True)
             return None
         file.touch()
         with self._lock:
@@ -201,17 +213,14 @@ class ShardCache:
         )
 
     def _cannot_keep(self, error: StoreError) -> None:
-        """Go on without keeping anything where the disk is full; raise where the cache can never have worked."""
-        cause = error.__cause__
-        number = cause.errno if isinstance(cause, OSError) else None
-        reason = (cause.strerror if isinstance(cause, OSError) else None) or str(error)
-        if number not in _FULL:
-            raise ConfigError(
-                f"The cache folder {self.folder} cannot be written ({reason}): choose another --cache-dir, or go"
-                " without"
-            ) from error
+        """Go on without keeping anything: a run of days does not end because its cache has no more space."""
         self._full = True
         self.tell(
-            f"Nothing more is kept in the cache {self.folder} ({reason}): what is not there is read over the network."
-            " Free space, or give a smaller --cache-size."
+            f"Nothing more is kept in the cache {self.folder} ({_reason(error)}): what is not there is read over the"
+            " network. Free space, or give a smaller --cache-size."
         )
+
+
+def _reason(error: StoreError) -> str:
+    cause = error.__cause__
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(error)
