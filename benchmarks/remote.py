@@ -48,7 +48,8 @@ def on_this_machine(arguments: list[str]) -> None:
                     there, here = open_objects(url), open_objects(store)
                     for key, _ in here.list():
                         there.put(key, here.get(key))
-                main(["bench", "remote", url, "--local", str(store), *arguments], standalone_mode=False)
+                ways = ["--local", str(store), "--cache-dir", str(folder / f"cache of {url[:4]}")]
+                main(["bench", "remote", url, *ways, *arguments], standalone_mode=False)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from servers import FaultServer
 from store_helpers import make_store
 
 from tiekd_cache.bench import bench_remote
-from tiekd_cache.bench.remote import LOCAL
+from tiekd_cache.bench.remote import CACHED, LOCAL
 from tiekd_cache.cli import main
 from tiekd_cache.errors import ConfigError
 
@@ -19,7 +19,7 @@ from tiekd_cache.errors import ConfigError
 def test_every_way_is_measured_with_as_many_requests_as_asked(tmp_path: Path) -> None:
     make_store(tmp_path / "a.zarr")
     place = str(tmp_path / "a.zarr")
-    rows = bench_remote(place, local=tmp_path / "a.zarr", in_flight=(1, 3), frames=7, repeats=2)
+    rows = bench_remote(place, local=tmp_path / "a.zarr", in_flight=(1, 3), frames=7, repeats=1)
     assert [(row.way, row.in_flight, row.frames) for row in rows] == [
         (LOCAL, 1, 7),
         (place, 1, 7),
@@ -45,8 +45,12 @@ def test_the_command_reads_by_url(tmp_path: Path) -> None:
     make_store(tmp_path / "a.zarr")
     with FaultServer(tmp_path) as server:
         url = f"{server.url}/a.zarr"
-        command = ["bench", "remote", url, "--local", str(tmp_path / "a.zarr"), "--repeats", "1", "--json"]
-        result = CliRunner().invoke(main, command)
+        command = ["bench", "remote", url, "--local", str(tmp_path / "a.zarr"), "--cache-dir", str(tmp_path / "cache")]
+        result = CliRunner().invoke(
+            main, [*command, "--in-flight", "1", "--in-flight", "4", "--repeats", "1", "--json"]
+        )
     assert result.exit_code == 0, result.output
-    assert [row["in_flight"] for row in json.loads(result.stdout)] == [1, 1, 4, 4, 16, 16]
+    rows = [(row["way"], row["in_flight"]) for row in json.loads(result.stdout)]
+    assert rows == [(way, threads) for threads in (1, 4) for way in (LOCAL, url, CACHED)]
     assert any(path.startswith("a.zarr/residual/c/") for _, path, _ in server.requests)
+    assert list((tmp_path / "cache").rglob("residual/c/*/*/*"))

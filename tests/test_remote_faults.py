@@ -142,7 +142,7 @@ def test_a_fault_that_stays_is_one_error_soon(folder: Path, right: dict[str, str
         assert process.returncode == 1, process.stdout
         assert "residual/c" in process.stdout + process.stderr
 
-    parts = ("*", "*/done/*", "*/residual/c/*")
+    parts = ("*", "*/frame_id/*", "*/done/*", "*/residual/c/*")
     side_by_side(*(partial(reading, part) for part in parts), reading_around_one_shard, info, verify)
 
 

@@ -22,7 +22,7 @@ from tiekd_cache.store.codec import Depth
 BATCH = 32
 """Frames that are asked for at a time."""
 
-LOCAL = "the local folder"
+LOCAL, CACHED = "the local folder", "the cache, epoch two"
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class RemoteRow:
     """One way to a store's responses.
 
     Attributes:
-        way: `LOCAL`, or the URL.
+        way: `LOCAL`, `CACHED`, or the URL.
         in_flight: threads that read, so requests that wait for an answer at a time.
         frames: how many, each time.
         frames_per_second: the median over the repeats.
-        ratio: of that to the local folder's with as many threads; None where no local folder was given.
+        ratio: to the local folder with as many threads, the median of the ratios within a repeat; None where no local
+            folder was given.
     """
 
     way: str
@@ -52,18 +53,21 @@ def bench_remote(
     url: str,
     *,
     local: Path | None = None,
+    cache_dir: Path | None = None,
     in_flight: Sequence[int] = (1, 4, 16),
     frames: int = 128,
-    repeats: int = 5,
+    repeats: int = 9,
     progress: ProgressFactory = progress_bar,
 ) -> list[RemoteRow]:
     """Frames a second of each way: the same random frames, in another order each time, to float32 metres.
 
-    The first turn is not counted: it opens connections, reads the shards' indexes and brings files into memory.
+    The first turn is not counted: it opens connections, reads the shards' indexes, brings files into memory and fills
+    the cache.
 
     Args:
         url: of the store; any other place that `open_store` knows will do.
         local: folder of the same store.
+        cache_dir: where a cache of the URL is, or comes to be; without, none is measured.
         in_flight: how many threads read.
         frames: of one turn; at most those of the store.
         repeats: of which the median is taken, >= 1.
@@ -73,6 +77,8 @@ def bench_remote(
     """
     stores = {} if local is None else {LOCAL: open_store(local)}
     stores[url] = open_store(url)
+    if cache_dir is not None:
+        stores[CACHED] = open_store(url, cache_dir=cache_dir)
     _check_same(stores)
     rng = np.random.default_rng(0)
     frame_ids = stores[url].frame_ids
@@ -82,17 +88,21 @@ def bench_remote(
     with progress((repeats + 1) * len(seconds), "bench remote", "run") as bar:
         for repeat in range(repeats + 1):
             rng.shuffle(chosen)
-            for (way, threads), times in seconds.items():
+            for way, threads in list(seconds)[:: 1 if repeat % 2 else -1]:  # so that none always comes after another
                 started = time.perf_counter()
                 _read(stores[way], chosen, threads, out)
                 if repeat:
-                    times.append(time.perf_counter() - started)
+                    seconds[way, threads].append(time.perf_counter() - started)
                 bar.update(1)
-    middle = {way: median(times) for way, times in seconds.items()}
     return [
-        RemoteRow(way, threads, len(chosen), len(chosen) / took, middle[LOCAL, threads] / took if local else None)
-        for (way, threads), took in middle.items()
+        RemoteRow(way, threads, len(chosen), len(chosen) / median(times), _ratio(seconds.get((LOCAL, threads)), times))
+        for (way, threads), times in seconds.items()
     ]
+
+
+def _ratio(local: list[float] | None, times: list[float]) -> float | None:
+    """How many times as fast as the local folder; what slows one repeat down slows both."""
+    return None if local is None else median(a / b for a, b in zip(local, times, strict=True))
 
 
 def _read(store: ResponseStore, frame_ids: Sequence[str], threads: int, out: Depth) -> None:
