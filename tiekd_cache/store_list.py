@@ -74,11 +74,11 @@ class ListedStore:
     def describe(self) -> str:
         """Its place, teacher, data set, frames and fingerprint in a few words, for messages."""
         if self.schema is None:
-            return f"{shown(self.place)} (damaged)"
+            return f"{shown(self.place, 300)} (damaged)"
         teacher, data = shown(self.schema.teacher["name"]), shown(self.schema.dataset["name"])
         done = f"{self.frames_done}/{self.schema.num_frames} frames"
         wrong = ", damaged" if self.problem else ""
-        return f"{shown(self.place)} ({teacher}, {data}, {done}, {self.schema.fingerprint[:12]}{wrong})"
+        return f"{shown(self.place, 300)} ({teacher}, {data}, {done}, {self.schema.fingerprint[:12]}{wrong})"
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
@@ -130,7 +130,7 @@ def list_stores(place: str | Path) -> list[ListedStore]:
 
 
 def is_catalogue(place: str | Path) -> bool:
-    """Whether a place is no store but may hold some: a folder that is none, a bucket's URL without attributes.
+    """Whether a place is no store but has some: a folder with stores in it, a bucket's URL without attributes.
 
     Raises:
         ConfigError: no such kind of place.
@@ -138,11 +138,14 @@ def is_catalogue(place: str | Path) -> bool:
     """
     objects = open_objects(place)
     if isinstance(objects, FolderObjects):
-        return objects.folder.is_dir() and not _may_be_store(objects.folder)
+        first = next(_folders(objects.folder), None)
+        return first is not None and first[1] != "."
+    if not is_remote(place) or objects.url.startswith("http"):
+        return False
     try:
         objects.size("zarr.json")
     except MissingObject:
-        return is_remote(place)
+        return True
     return False
 
 

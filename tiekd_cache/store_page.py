@@ -130,7 +130,8 @@ def _pictures(store: ListedStore, count: int) -> list[str]:
         frame_ids = opened.frame_ids
     except TiekdError as error:
         return [_failure(error)]
-    chosen = sorted({round((i + 0.5) * len(frame_ids) / count - 0.5) for i in range(min(count, len(frame_ids)))})
+    number = min(count, len(frame_ids))
+    chosen = [(2 * i + 1) * len(frame_ids) // (2 * number) for i in range(number)]
     figures = []
     for position in chosen:
         frame_id = frame_ids[position]
