@@ -23,6 +23,9 @@ from tiekd_cache.store.schema import FORMAT, StoreSchema
 LARGEST_ATTRIBUTES_BYTES = 64 << 20
 """Attributes of a million frames have less; more is not read into memory."""
 
+UNREADABLE = (Damage, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError)
+"""What reading raises where someone made a store by other means: one such must not hide the others."""
+
 _PARTS = {"residual", "frame_id", "digest", "done"}
 _FORMAT_NAME = re.compile(r"tiekd-cache/\d+")
 _RECORD = re.compile(r"done/(\d{5,})\.json")
@@ -233,7 +236,7 @@ def _read(objects: Objects, prefix: str, sizes: Mapping[str, int], place: str, n
     ours = all(any(key.startswith(f"{part}/") for key in sizes) for part in _PARTS)
     try:
         group = _group(objects, prefix, sizes)
-    except (Damage, StoreError, ValueError, RecursionError) as error:
+    except (StoreError, *UNREADABLE) as error:
         unreadable = shown(f"zarr.json cannot be read ({error})", 300)
         return ListedStore(place, name, total, problem=unreadable) if ours else None
     attributes = group.get("attributes") if isinstance(group, dict) else None
@@ -245,7 +248,7 @@ def _read(objects: Objects, prefix: str, sizes: Mapping[str, int], place: str, n
     try:
         schema = StoreSchema.from_attributes(attributes)
         layout = layout_of(Path(name), group, schema)
-    except (StoreError, Damage, ValueError, RecursionError) as error:
+    except (StoreError, *UNREADABLE) as error:
         return ListedStore(place, name, total, problem=shown(str(error), 300))
     done = _done(sizes, "", layout)
     images = _done(sizes, "images/", layout)
@@ -271,4 +274,5 @@ def _done(sizes: Mapping[str, int], prefix: str, layout: Layout) -> list[int]:
 
 
 def _frames(shards: Sequence[int], layout: Layout) -> int:
-    return sum(len(layout.positions(shard)) for shard in shards)
+    whole, last = layout.shard_frames, layout.num_shards - 1  # what is declared may be more than a range can hold
+    return sum(whole if shard < last else layout.num_frames - last * whole for shard in shards)

@@ -15,7 +15,7 @@ from tiekd_cache.errors import TiekdError
 from tiekd_cache.pictures import depth_thumbnail
 from tiekd_cache.store import open_store
 from tiekd_cache.store.durable import clear_errors, write_file
-from tiekd_cache.store_list import ListedStore, shown
+from tiekd_cache.store_list import UNREADABLE, ListedStore, shown
 from tiekd_cache.version import __version__
 
 MOST_THUMBNAILS = 200
@@ -128,7 +128,7 @@ def _pictures(store: ListedStore, count: int) -> list[str]:
     try:
         opened = open_store(store.place, allow_partial=True)
         frame_ids = opened.frame_ids
-    except TiekdError as error:
+    except (TiekdError, *UNREADABLE) as error:
         return [_failure(error)]
     number = min(count, len(frame_ids))
     chosen = [(2 * i + 1) * len(frame_ids) // (2 * number) for i in range(number)]
@@ -137,7 +137,7 @@ def _pictures(store: ListedStore, count: int) -> list[str]:
         frame_id = frame_ids[position]
         try:
             picture = depth_thumbnail(opened.native(frame_id), opened.schema.max_depth)
-        except TiekdError as error:
+        except (TiekdError, *UNREADABLE) as error:
             figures.append(_failure(error))
             continue
         data = base64.b64encode(picture.png).decode()
@@ -149,7 +149,7 @@ def _pictures(store: ListedStore, count: int) -> list[str]:
     return figures
 
 
-def _failure(error: TiekdError) -> str:
+def _failure(error: Exception) -> str:
     return f'<p class="problem">No picture: {_text(str(error))}</p>\n'
 
 
