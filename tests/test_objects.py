@@ -108,3 +108,5 @@ def test_a_link_to_the_whole_place_is_followed(tmp_path: Path) -> None:
 def test_another_scheme_is_refused() -> None:
     with pytest.raises(ConfigError, match="ftp://"):
         open_objects("ftp://host/store")
+    with pytest.raises(ConfigError, match="download it"):
+        open_objects("https://host/store.zip")

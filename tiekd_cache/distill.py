@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from tiekd_cache.checkpoint import load_checkpoint
 from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.dataset import Batch, StepBatches, collate, start_worker
 from tiekd_cache.distill_config import DistillConfig
-from tiekd_cache.errors import StoreError
+from tiekd_cache.errors import StoreError, TiekdError
 from tiekd_cache.progress import ProgressFactory, no_progress_bar, progress_bar
 from tiekd_cache.ranks import Ranks
 from tiekd_cache.run_folder import RunFolder
@@ -137,7 +137,7 @@ def distill(
 def _loader(config: DistillConfig, parts: TrainingParts, ranks: Ranks, done: int) -> Iterable[Batch]:
     workers = num_workers(config)
     order = StepBatches(len(parts.dataset), config.train.batch_size, done, parts.total_steps, config.train.seed)
-    return DataLoader(
+    loader = DataLoader(
         parts.dataset,
         batch_sampler=ShareOfBatches(order, ranks, config.train.accumulate),
         collate_fn=collate,
@@ -146,6 +146,18 @@ def _loader(config: DistillConfig, parts: TrainingParts, ranks: Ranks, done: int
         worker_init_fn=start_worker,
         **start_of_workers(parts.dataset.stores, workers),
     )
+    return _errors_in_one_line(loader)
+
+
+def _errors_in_one_line(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches; of an error in a worker, which comes with the worker's traceback in its text, only what it says."""
+    try:
+        yield from batches
+    except TiekdError as error:
+        said = str(error).strip()
+        if "\n" not in said:
+            raise
+        raise type(error)(said.rpartition("\n")[2].partition(": ")[2]) from None
 
 
 def start_of_workers(stores: Sequence[ResponseStore], workers: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ IN_FLIGHT = 16
 """Requests side by side where a store is opened or looked over."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ObjectPath:
     """The part of `pathlib.Path` that reading a store uses. Raises MissingObject and RemoteError as `Objects` does.
 
@@ -40,6 +40,12 @@ class ObjectPath:
 
     def __str__(self) -> str:
         return f"{self.objects.url}/{self.key}" if self.key else self.objects.url
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectPath) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
 
     @property
     def name(self) -> str:

@@ -76,6 +76,8 @@ def open_objects(place: str | Path) -> Objects:
     """
     scheme, separator, rest = str(place).partition("://")
     if separator and scheme in REMOTE_SCHEMES:
+        if rest.lower().endswith(".zip"):
+            raise ConfigError("A zip file is read from the disk only: download it, or name the URL of a store's folder")
         from tiekd_cache.store.remote import RemoteObjects
 
         return RemoteObjects(str(place))

@@ -68,7 +68,6 @@ class RemoteObjects:
         self._place = place.rstrip("/")
         self._scheme = parts.scheme
         self._clients: dict[tuple[float, bool], Any] = {}
-        self._pid = os.getpid()
 
     def __reduce__(self) -> tuple[type[RemoteObjects], tuple[str]]:
         return RemoteObjects, (self._place,)
@@ -169,8 +168,6 @@ class RemoteObjects:
                 " wait for ever. Start the processes with multiprocessing's 'spawn' (DataLoader:"
                 " multiprocessing_context='spawn')."
             )
-        if self._pid != os.getpid():
-            self._clients, self._pid = {}, os.getpid()
         if (seconds, writing) not in self._clients:
             # While much is sent nothing is received, which is no sign of a dead line.
             silence = seconds if writing else min(seconds, REQUEST_S)
