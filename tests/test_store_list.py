@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from store_helpers import build_schema, frame_list, make_store
 from tiekd_cache.errors import ConfigError, RangeError, StoreError
 from tiekd_cache.pictures import depth_thumbnail
 from tiekd_cache.store import StoreWriter, open_store
+from tiekd_cache.store.layout import Layout, metadata_bytes
 from tiekd_cache.store.objects import FolderObjects
 from tiekd_cache.store_choice import choose_store, find_same
 from tiekd_cache.store_list import ListedStore, is_catalogue, list_stores
@@ -288,3 +290,18 @@ def test_sizes_are_shown_in_the_unit_that_reads_best() -> None:
         "1 MB",
         "26.4 GB",
     ]
+
+
+@pytest.mark.parametrize(("frames", "shard_frames", "done"), [(10**30, 10**30, 10**30), (10**30, 4, 12)])
+def test_a_store_that_declares_too_much_does_not_hide_the_others(
+    catalogue: Path, frames: int, shard_frames: int, done: int
+) -> None:
+    schema = open_store(catalogue / "bts.zarr").schema
+    schema = replace(schema, dataset={**schema.dataset, "num_frames": frames})
+    layout = Layout(catalogue, frames, schema.native_size, shard_frames)
+    (catalogue / "bts.zarr" / "zarr.json").write_bytes(metadata_bytes(layout.group_metadata(schema)))
+    stores = list_stores(catalogue)
+    assert [store.frames_done for store in stores] == [4, done, 3, 5]
+    page = store_page("here", stores, thumbnails=1)
+    assert page.count("<img") == 3
+    assert page.count("No picture") == 1
