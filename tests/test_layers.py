@@ -17,6 +17,7 @@ LAYERS = [
     {"dpm", "metrics", "bootstrap", "device", "timm_compat", "model_hub", "ranks"},
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "teacher_stores", "store_frames", "agreement", "statistics"},
+    {"store_list", "store_choice", "store_page"},
     {"answering", "filling", "image_filling", "speed", "precompute_config", "precompute"},
     {"run_folder", "evaluate", "recipe", "transfer", "sharing", "teacher_check"},
     {"results", "comparison"},

@@ -89,6 +89,7 @@ def precompute(
     launch: Launch | None = None,
     progress: ProgressFactory = progress_bar,
     note: Callable[[str], None] = lambda text: None,
+    check: Callable[[StoreSchema], None] = lambda schema: None,
 ) -> PrecomputeReport:
     """Answers every frame of the source that the store does not hold yet.
 
@@ -97,6 +98,7 @@ def precompute(
         launch: this process's place among others that do the same; decides which shards it tries first.
         progress: makes the progress bar.
         note: takes sentences for the user (what was skipped, what is waited for).
+        check: sees the store's attributes before anything is written, and may raise.
     Raises:
         ConfigError: a setting is unknown, or `shards` lie beyond the store; or `compile` fails.
         DeviceError: the device does not compute in the precision.
@@ -105,7 +107,7 @@ def precompute(
         DataError: a frame cannot be read, or the teacher can answer none.
     """
     started = time.monotonic()
-    writer = open_writer(teacher, source, store_path, config)
+    writer = open_writer(teacher, source, store_path, config, check)
     if writer.shard_frames != config.shard_frames:
         note(f"The store has shards of {writer.shard_frames} frames, as it was begun, not of {config.shard_frames}.")
     chosen = range(writer.num_shards) if shards is None else shards.of(writer.num_shards)
@@ -129,7 +131,13 @@ def precompute(
     )
 
 
-def open_writer(teacher: Teacher, source: FrameSource, store_path: Path, config: PrecomputeConfig) -> StoreWriter:
+def open_writer(
+    teacher: Teacher,
+    source: FrameSource,
+    store_path: Path,
+    config: PrecomputeConfig,
+    check: Callable[[StoreSchema], None] = lambda schema: None,
+) -> StoreWriter:
     """The writer of the store that these settings make; begins the store where it is not there yet.
 
     Raises:
@@ -141,6 +149,7 @@ def open_writer(teacher: Teacher, source: FrameSource, store_path: Path, config:
     check_precision(config.precision, teacher.device)
     lay_out(teacher, config.channels_last, config.precision)
     schema = build_schema(teacher, source, answerable, skipped, config)
+    check(schema)
     return StoreWriter.open(store_path, schema, answerable, shard_frames=config.shard_frames)
 
 

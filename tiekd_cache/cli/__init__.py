@@ -18,6 +18,7 @@ from tiekd_cache.cli.doctor import doctor
 from tiekd_cache.cli.evaluate import evaluate
 from tiekd_cache.cli.exchange import export_store, import_files
 from tiekd_cache.cli.export_student import export_student
+from tiekd_cache.cli.list_stores import list_command
 from tiekd_cache.cli.precompute import precompute
 from tiekd_cache.cli.run import run
 from tiekd_cache.cli.sharing import merge, pull, push
@@ -46,6 +47,7 @@ for _command in (
     distill,
     evaluate,
     compare,
+    list_command,
     info,
     verify,
     import_files,

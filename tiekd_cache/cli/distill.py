@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiekd_cache.cli.cache_options import cache_options, through_cache
+from tiekd_cache.cli.catalogue import choose_stores
 from tiekd_cache.cli.common import (
     Command,
     device_option,
     json_option,
     named_store,
     note,
-    only_store,
     parse_size,
     print_result,
 )
@@ -25,6 +25,7 @@ from tiekd_cache.cli.source_options import (
     open_training_frames,
     source_options,
 )
+from tiekd_cache.launch import Launch
 
 _LOSSES = (
     "tie-kd, tie-kd-dpm, tie-kd-depth, res-kd-ssim, res-kd-mse, res-kd-si, res-kd-ssim-si, res-kd-ssim-mse or "
@@ -64,6 +65,12 @@ def _term(text: str) -> tuple[str, float]:
     type=named_store,
     metavar="PATH|URL",
     help="The responses: folder, .zip or URL; several times for several teachers.  [default: the one under stores/]",
+)
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    help="Of the stores in the folder or bucket --store, the one of this teacher; several times for several.",
 )
 @_setting("--mix", "teachers.mix", "Several stores: average over them, or sample one a frame.  [default: average]")
 @click.option("--store-weight", "weights", multiple=True, type=float, help="Weight of each --store.  [default: equal]")
@@ -115,6 +122,7 @@ def _term(text: str) -> tuple[str, float]:
 @json_option
 def distill(
     stores: tuple[str | Path, ...],
+    teachers: tuple[str, ...],
     weights: tuple[float, ...],
     images_from_store: bool,
     run_path: Path | None,
@@ -141,6 +149,7 @@ def distill(
       tiekd-cache distill --store stores/bts.zarr --store stores/adabins.zarr --mix sample
       tiekd-cache distill --store stores/bts.zarr --images-from-store
       tiekd-cache distill --store s3://team/stores/bts.zarr --kitti data/kitti --cache-dir ~/.cache/tiekd
+      tiekd-cache distill --store s3://team/stores --teacher bts --kitti data/kitti
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
       tiekd-cache distill --nyu data/nyu --store stores/nyu.zarr --config nyu.toml
       tiekd-cache distill --images 'photos/**/*.jpg' --store stores/photos.zarr --crop 352x704
@@ -148,7 +157,6 @@ def distill(
     """
     from tiekd_cache.config import apply_overrides, check_unchanged, from_mapping, read_toml
     from tiekd_cache.distill_config import DistillConfig
-    from tiekd_cache.launch import Launch
     from tiekd_cache.run_folder import RunFolder, newest_run
     from tiekd_cache.stages import run_distill
     from tiekd_cache.teacher_stores import recorded_stores
@@ -170,7 +178,8 @@ def distill(
         note(f"Going on with {run_path}, with its own settings")
     else:
         resolved = from_mapping(DistillConfig, mapping)
-    places = through_cache(given, stores or (only_store(),))
+    stores = choose_stores(stores, teachers, given, any_data=images_from_store, partial=allow_partial)
+    places = through_cache(given, stores)
     source, how = open_training_frames(given, places, images_from_store, allow_partial)
     validation = _test_split(source, how) if resolved.train.validate_frames else None
     report = run_distill(

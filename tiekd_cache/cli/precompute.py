@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from tiekd_cache.cli.common import json_option, new_store, note, print_result
+from tiekd_cache.cli.catalogue import refuse_made_already
+from tiekd_cache.cli.common import json_option, named_store, new_store, note, print_result
 from tiekd_cache.cli.source_options import named_options, open_source, source_options
 from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 from tiekd_cache.progress import no_progress_bar, progress_bar
@@ -28,6 +29,13 @@ from tiekd_cache.progress import no_progress_bar, progress_bar
     metavar="A:B|I/N",
     help="Make only the shards A to B-1, or the I-th of N parts, and do not wait for the others.",
 )
+@click.option(
+    "--catalogue",
+    type=named_store,
+    metavar="FOLDER|URL",
+    help="Where to look first for a finished store with the same answers.  [default: $TIEKD_CATALOGUE, or none]",
+)
+@click.option("--anyway", is_flag=True, help="Compute even where the catalogue has a store with the same answers.")
 @json_option
 def precompute(
     teacher: str,
@@ -37,6 +45,8 @@ def precompute(
     store: Path | None,
     device: str,
     shard_range: str | None,
+    catalogue: str | Path | None,
+    anyway: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -54,6 +64,7 @@ def precompute(
       tiekd-cache precompute --teacher adabins --nyu data/nyu --trained-on nyu
       tiekd-cache precompute --teacher adabins --images 'photos/**/*.jpg' --store stores/photos.zarr
       tiekd-cache precompute --teacher bts --with-images
+      tiekd-cache precompute --teacher bts --catalogue s3://team/stores
       tiekd-cache precompute --teacher bts --precision bf16 --shard-range 0/16
     """
     from tiekd_cache.data.places import default_store_path
@@ -72,7 +83,17 @@ def precompute(
     path = store if store is not None else default_store_path(teacher)
     progress = progress_bar if launch.rank == 0 else no_progress_bar
     config = PrecomputeConfig(**given)
-    report = run_precompute(loaded, source, path, config, shards=shards, launch=launch, progress=progress, note=note)
+    report = run_precompute(
+        loaded,
+        source,
+        path,
+        config,
+        shards=shards,
+        launch=launch,
+        progress=progress,
+        note=note,
+        **({} if anyway else {"check": refuse_made_already(catalogue, path)}),
+    )
     if launch.rank > 0:
         return
     for frame_id, reason in report.skipped:

@@ -12,6 +12,11 @@ def default_kitti_root() -> Path:
     return Path(os.environ.get("TIEKD_KITTI") or "data/kitti")
 
 
+def default_catalogue() -> str | None:
+    """$TIEKD_CATALOGUE, the folder or URL where colleagues put their stores; None where it is not set."""
+    return os.environ.get("TIEKD_CATALOGUE") or None
+
+
 def default_checkpoints_dir() -> Path:
     """$TIEKD_CHECKPOINTS, or `checkpoints` in the working directory."""
     return Path(os.environ.get("TIEKD_CHECKPOINTS") or "checkpoints")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import cv2
 import matplotlib
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,13 @@ def error_to_colour(error_abs_rel: Map, *, worst: float = WORST_ABS_REL, missing
         raise RangeError(f"Error colours end at {worst}: must be > 0.")
     known = np.isfinite(error_abs_rel)
     return _colours(np.where(known, error_abs_rel, 0) / worst, known, ERROR_COLOURS, missing)
+
+
+def shrink(values: Map, known: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A map at `size` (width, height): each pixel the mean of the known values it covers; NaN where there is none."""
+    share = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    total = cv2.resize(np.where(known, values, 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return np.where(share > 1e-6, total / np.maximum(share, 1e-6), np.nan).astype(np.float32)
 
 
 def _colours(share: Map, known: npt.NDArray[np.bool_], name: str, missing: Missing) -> Picture:

@@ -22,6 +22,7 @@ from tiekd_cache.pictures.colours import (
     abs_rel_error,
     depth_to_colour,
     error_to_colour,
+    shrink,
 )
 from tiekd_cache.pictures.figure_file import save_figure
 
@@ -106,18 +107,11 @@ def _panels(row: GridRow, target_px: int, max_depth: float) -> tuple[Picture, Pi
     size = (target_px, max(1, round(height * target_px / width)))
     image: Picture = np.asarray(cv2.resize(row.image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     teacher, student = (
-        depth_to_colour(_shrink(values, np.isfinite(values) & (values > 0), size), max_depth)
+        depth_to_colour(shrink(values, np.isfinite(values) & (values > 0), size), max_depth)
         for values in (row.teacher_depth, row.student_depth)
     )
     error = row.error_abs_rel
-    return image, teacher, student, error_to_colour(_shrink(error, np.isfinite(error), size))
-
-
-def _shrink(values: Map, known: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A map at `size` (width, height): each pixel the mean of the known values it covers; NaN where there is none."""
-    share = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    total = cv2.resize(np.where(known, values, 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    return np.where(share > 1e-6, total / np.maximum(share, 1e-6), np.nan).astype(np.float32)
+    return image, teacher, student, error_to_colour(shrink(error, np.isfinite(error), size))
 
 
 def _error_caption(row: GridRow) -> str:

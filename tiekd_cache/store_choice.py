@@ -1,0 +1,67 @@
+"""Finding the store that is meant in a catalogue: by its teacher and data set, or by its fingerprint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tiekd_cache.errors import ConfigError
+from tiekd_cache.store_list import ListedStore, list_stores
+
+_MOST_NAMED = 8
+
+
+def choose_store(
+    place: str | Path, *, teacher: str | None, dataset: str | None = None, allow_partial: bool = False
+) -> str:
+    """The place of the only store in a catalogue that fits; of copies with one fingerprint, the first.
+
+    Args:
+        place: of the catalogue, see `list_stores`.
+        teacher: its teacher's name; None = any.
+        dataset: name of the data set it was made from (`kitti`, `nyu`, `pictures`); None = any.
+        allow_partial: where no finished store fits, one that is not finished will do.
+    Raises:
+        ConfigError: none fits, or several with different answers do: the line names them.
+        StoreError: as `list_stores`.
+    """
+    there = list_stores(place)
+    fitting = [store for store in there if _fits(store, teacher, dataset)]
+    usable = [store for store in fitting if store.finished] or [store for store in fitting if allow_partial]
+    if len({store.schema.fingerprint for store in usable if store.schema is not None}) == 1:
+        return usable[0].place
+    wanted = " ".join([*([f"of teacher {teacher!r}"] if teacher else []), *([f"for {dataset}"] if dataset else [])])
+    if usable:
+        raise ConfigError(
+            f"{len(usable)} stores {wanted} in {place}: {_named(usable)}. Name one of them with --store"
+            f"{'' if teacher else ', or its teacher with --teacher'}."
+        )
+    if fitting:
+        raise ConfigError(
+            f"No finished store {wanted} in {place}; there are {_named(fitting)}. Finish one with `tiekd-cache"
+            " precompute`, or train on the frames it has with --allow-partial."
+        )
+    have = f"it has {_named(there)}" if there else "it has no store at all"
+    raise ConfigError(f"No store {wanted} in {place}: {have}. See `tiekd-cache list {place}`.")
+
+
+def find_same(place: str | Path, fingerprint: str, own: str | Path) -> ListedStore | None:
+    """A finished store with this fingerprint in a catalogue, other than one's own; raises as `list_stores`."""
+    mine = os.path.realpath(own)
+    for store in list_stores(place):
+        same = store.schema is not None and store.schema.fingerprint == fingerprint
+        if same and store.finished and os.path.realpath(store.place) != mine:
+            return store
+    return None
+
+
+def _fits(store: ListedStore, teacher: str | None, dataset: str | None) -> bool:
+    if store.schema is None or store.problem is not None:
+        return False
+    return teacher in (None, store.schema.teacher["name"]) and dataset in (None, store.schema.dataset["name"])
+
+
+def _named(stores: Sequence[ListedStore]) -> str:
+    more = f" and {len(stores) - _MOST_NAMED} more" if len(stores) > _MOST_NAMED else ""
+    return ", ".join(store.describe() for store in stores[:_MOST_NAMED]) + more
