@@ -133,6 +133,6 @@ def test_weights_from_a_file_under_timms_own_names(tmp_path: Path, monkeypatch: 
 
 def test_a_model_without_weights_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TIEKD_CHECKPOINTS", str(tmp_path))
-    monkeypatch.setattr(encoders, "_why_unreachable", lambda: pytest.fail("asked the network"))
+    monkeypatch.setattr(encoders, "why_unreachable", lambda: pytest.fail("asked the network"))
     with pytest.raises(CheckpointError, match=r"no ImageNet weights of mobilenetv2_075.*--no-pretrained"):
         narrow("timm:mobilenetv2_075", pretrained=True)

@@ -155,9 +155,9 @@ def test_the_limits_themselves_are_valid() -> None:
     [
         (0.01, 1e-3, 80.0, "8 significant bits"),
         (257 / 65536, 1e-3, 80.0, "8 significant bits"),
-        (0.0, 1e-3, 80.0, "power of two"),
-        (-1 / 64, 1e-3, 80.0, "power of two"),
-        (float("nan"), 1e-3, 80.0, "power of two"),
+        (0.0, 1e-3, 80.0, "positive and finite"),
+        (-1 / 64, 1e-3, 80.0, "positive and finite"),
+        (float("nan"), 1e-3, 80.0, "positive and finite"),
         (1 / 64, 0.0, 80.0, "0 means missing"),
         (1 / 64, 80.0, 80.0, "below the maximum"),
         (1 / 64, 1e-3, float("inf"), "below the maximum"),

@@ -13,7 +13,7 @@ from fakes import MemoryFrames
 from kitti_helpers import write_kitti, write_split
 
 from tiekd_cache.data.places import default_store_path
-from tiekd_cache.errors import ConfigError, DataError, ShapeError
+from tiekd_cache.errors import ConfigError, DataError, ShapeError, TiekdError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.store import open_store
 from tiekd_cache.teachers import load_teacher
@@ -107,6 +107,28 @@ def test_depth_of_another_shape_stops_stage_one(here: Path) -> None:
     teacher = load_teacher("flat:build")
     with pytest.raises(ShapeError, match=r"must be \[B,1,h,w\], not \[1, 32, 48\]"):
         precompute(teacher, MemoryFrames(1), here / "a.zarr", PrecomputeConfig())
+
+
+@pytest.mark.parametrize(
+    ("instead", "message"),
+    [
+        ("raise ValueError('no\\nsense')", r"failed at frame drive_0000/\S+0: ValueError: no \(.*wrong\.py:13\)"),
+        ("torch.nn.functional.avg_pool2d(depth, 999)", r"RuntimeError: .* \(.*wrong\.py:13\)\. Mend it there"),
+        ("return depth", r"brightness gave a Tensor, not a tiekd_cache\.teachers\.TeacherDepth"),
+        (
+            "return TeacherDepth(depth[:1])",
+            r"gave depth \[1, 1, 64, 96\] for [24] images .* \[[24],1,h,w\]",
+        ),
+        ("return TeacherDepth(depth[..., :0])", r"gave depth \[1, 1, 64, 0\] for 1 images"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_what_it_does_wrong_with_images_is_one_line(here: Path, instead: str, message: str, precision: str) -> None:
+    (here / "wrong.py").write_text(example().replace("small = torch", f"{instead}\n        small = torch"))
+    config = PrecomputeConfig(batch_size=2, precision=precision)
+    with pytest.raises(TiekdError, match=message) as caught:
+        precompute(load_teacher("wrong:build"), MemoryFrames(3), here / "a.zarr", config)
+    assert "\n" not in str(caught.value)
 
 
 def test_its_own_errors_pass_and_needless_weights_do_not(here: Path) -> None:

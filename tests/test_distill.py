@@ -175,6 +175,30 @@ def test_a_loss_that_is_not_finite_names_the_frames(store: ResponseStore, tmp_pa
         train(store, tmp_path / "run", wild)
 
 
+def test_a_crop_that_the_student_does_not_meet_is_one_error(store: ResponseStore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"answers crops of 47x63 px with 48x64 px.*multiples of 2"):
+        train(store, tmp_path / "run", with_train(crop=(47, 63)))
+
+
+def test_bins_may_begin_at_the_nearest_depth_that_the_store_has_seen(tmp_path: Path) -> None:
+    source = MemoryFrames(2)
+    config = with_train(crop=(64, 96), row_cut=0)
+    log_bins = replace(config, student=replace(config.student, spacing="log", min_depth=1.0))
+    precompute(FormulaTeacher(), source, tmp_path / "a.zarr", PrecomputeConfig())
+    run_distill(log_bins, source, [tmp_path / "a.zarr"], tmp_path / "run", device="cpu")
+    too_far = replace(log_bins, student=replace(log_bins.student, min_depth=70.0))
+    with pytest.raises(ConfigError, match=r"range of 70 \.\. 80 m does not hold .*student\.min_depth=\d"):
+        run_distill(too_far, source, [tmp_path / "a.zarr"], tmp_path / "far", device="cpu")
+    spoiled = FormulaTeacher(spoil=(source.frame_ids[1], 0.5))  # at a pixel that the statistics do not look at
+    precompute(spoiled, source, tmp_path / "b.zarr", PrecomputeConfig(flip_average=False))
+    with pytest.raises(RangeError, match=rf"Depth 0\.5 m .*outside the bins.*{source.frame_ids[1]}"):
+        run_distill(log_bins, source, [tmp_path / "b.zarr"], tmp_path / "near", device="cpu")
+    for file in (tmp_path / "a.zarr" / "statistics").iterdir():
+        file.unlink()
+    with pytest.raises(ConfigError, match=r"range of 1 \.\. 80 m does not hold that of the store"):
+        run_distill(log_bins, source, [tmp_path / "a.zarr"], tmp_path / "unknown", device="cpu")
+
+
 def test_a_run_folder_in_use_is_not_overwritten(store: ResponseStore, tmp_path: Path) -> None:
     train(store, tmp_path / "run")
     with pytest.raises(ConfigError, match="--resume"):

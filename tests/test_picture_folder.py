@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from e2e.command_line import tiekd
 
 from tiekd_cache.data.picture_folder import PictureFrames
 from tiekd_cache.errors import DataError
@@ -86,3 +87,26 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
     with pytest.raises(DataError, match="truncated"):
         frames.load("a")
+
+
+@pytest.mark.parametrize("option", ["--focal-px", "--max-depth"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_number_of_the_command_line_must_be_finite(tmp_path: Path, option: str, value: str) -> None:
+    picture(tmp_path / "photos" / "one.png")
+    given = ["precompute", "--teacher", "bts", "--weights", "random:0", "--images", "photos", option, value]
+    said = tiekd(*given, cwd=tmp_path)
+    assert (said.code, said.err.count("Error: ")) == (2, 1)
+    assert f"{option}': {value} is not a finite number" in said.err or "not in the range" in said.err
+    assert not (tmp_path / "stores").exists()
+
+
+def test_what_comes_next_is_a_command_that_takes_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "photos" / "one.png")
+    made = tiekd("precompute", "--teacher", "fakes:FormulaTeacher", "--images", "photos", cwd=tmp_path)
+    assert made.code == 0, made.err
+    following = made.err.split("Next: tiekd-cache ")[1].split()
+    store = "stores/fakes-FormulaTeacher.zarr"
+    assert following == ["distill", "--student", "resnet18", "--store", store, "--images", "photos"]
+    small = ["--no-pretrained", "--steps", "1", "--batch-size", "2", "--crop", "32x32", "--decoder-width", "0.125"]
+    trained = tiekd(*following, *small, cwd=tmp_path)
+    assert trained.code == 0, trained.err

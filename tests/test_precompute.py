@@ -10,7 +10,7 @@ import pytest
 import torch
 from fakes import FormulaTeacher, MemoryFrames
 
-from tiekd_cache.errors import DataError, RangeError, StoreError
+from tiekd_cache.errors import ConfigError, DataError, RangeError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, answer_frames, precompute
 from tiekd_cache.store import open_store
 from tiekd_cache.store.codec import FINE_STEP
@@ -175,3 +175,18 @@ def test_batch_size_does_not_change_what_is_stored() -> None:
     one = answer_frames(FormulaTeacher(), source, source.frame_ids, PrecomputeConfig(batch_size=1))
     four = answer_frames(FormulaTeacher(), source, source.frame_ids, PrecomputeConfig(batch_size=4))
     assert torch.equal(torch.from_numpy(one), torch.from_numpy(four))
+
+
+def test_a_precision_for_a_teacher_without_a_network_is_refused(tmp_path: Path) -> None:
+    config = PrecomputeConfig(precision="bf16")
+    with pytest.raises(ConfigError, match="formula has no network to run in bf16"):
+        precompute(FormulaTeacher(), MemoryFrames(2), tmp_path / "a.zarr", config)
+
+
+def test_a_store_keeps_the_shards_that_it_was_begun_with_and_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    precompute(FormulaTeacher(), MemoryFrames(5), tmp_path / "a.zarr", PrecomputeConfig(shard_frames=2))
+    precompute(
+        FormulaTeacher(), MemoryFrames(5), tmp_path / "a.zarr", PrecomputeConfig(shard_frames=3), note=said.append
+    )
+    assert said == ["The store has shards of 2 frames, as it was begun, not of 3."]

@@ -14,6 +14,7 @@ import pytest
 from fakes import FormulaTeacher, MemoryFrames
 
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
+from tiekd_cache.launch import ShardRange
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.store import open_store, verify_store
 
@@ -93,6 +94,24 @@ def test_torchrun_runs_the_command_and_one_rank_speaks(tmp_path: Path) -> None:
     assert done.stderr.count("Next: ") == 1
     assert done.stderr.count("Data: ") == 1
     assert verify_store(tmp_path / "stores" / "lidar.zarr").problems == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "16"}, "3/16"),
+        ({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "1", "PARTS": "16"}, "7/16"),
+    ],
+)
+def test_a_slurm_job_makes_its_part_alone_too(tmp_path: Path, given: dict[str, str], part: str) -> None:
+    stand_in = tmp_path / "tiekd-cache"
+    stand_in.write_text('#!/bin/sh\necho "$@"\n')
+    stand_in.chmod(0o755)
+    script = [ROOT / "pipelines" / "slurm_precompute.sh", "--teacher", "bts"]
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(["bash", *script], env=path | given, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["precompute", "--teacher", "bts", "--workers", "6", "--shard-range", part]
+    ShardRange.parse(part)
 
 
 @pytest.mark.slow

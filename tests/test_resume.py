@@ -94,6 +94,8 @@ def test_another_store_only_when_told_and_it_is_recorded(store: ResponseStore, t
     assert kept["fingerprint"] == other.info.schema.fingerprint
     with pytest.raises(StoreError, match="other answers"):
         train(store, tmp_path / "run", resume=True)
+    train(store, tmp_path / "run", resume=True, other_store=True)  # it is finished: nothing is learned any more
+    assert RunFolder(tmp_path / "run").run() == {**run, "finished": True}
 
 
 def test_other_frames_of_the_same_store_are_refused_too(store: ResponseStore, tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def test_a_run_without_the_data_set_equals_one_with_it(path: Path, tmp_path: Pat
     run_distill(config, SOURCE, [path], tmp_path / "b", device="cpu")  # type: ignore[arg-type]
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     record = RunFolder(tmp_path / "a").run()
-    assert (record["data"], record["images_from_store"]) == (str(path), True)
-    assert RunFolder(tmp_path / "b").run()["images_from_store"] is False
+    assert (record["data"], record["source"]) == (str(path), {"images_from_store": True})
+    assert "images_from_store" not in RunFolder(tmp_path / "b").run()["source"]
 
 
 def test_a_loss_on_ground_truth_is_refused(path: Path, tmp_path: Path) -> None:

@@ -129,6 +129,27 @@ def test_a_changed_setting_arrives(name: str, store: ResponseStore) -> None:
         assert changed == pytest.approx(EXPECTED.get(name, value))
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("optimiser.lr", -1.0),
+        ("optimiser.lr", float("nan")),
+        ("optimiser.betas", [0.9, 1.0]),
+        ("optimiser.weight_decay", -0.1),
+        ("optimiser.warmup_share", 1.5),
+        ("optimiser.div_factor", 0.0),
+        ("optimiser.final_div_factor", 0.0),
+        ("optimiser.grad_clip", -1.0),
+        ("train.seed", -1),
+        ("train.seed", 2**63),
+        ("train.workers", -1),
+    ],
+)
+def test_a_setting_that_trains_nothing_is_named(setting: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{setting} = .*: "):
+        config_with(**{setting.replace(".", "__"): value})
+
+
 def test_workers() -> None:
     assert num_workers(config_with(train__workers=3)) == 3
     assert num_workers(config_with()) >= 0

@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
 
 
 def parts_of(store: ResponseStore, **changes: Any) -> TrainingParts:
-    config = replace(with_train(batch_size=4, **changes), augmentation=Augmentation(rotate_p=0.0))
+    config = replace(with_train(**{"batch_size": 4, **changes}), augmentation=Augmentation(rotate_p=0.0))
     return build_parts(config, MemoryFrames(6), [store], torch.device("cpu"))
 
 
@@ -169,3 +169,10 @@ def test_a_compiled_student_learns_the_same(store: ResponseStore, tmp_path: Path
     names = load_student(tmp_path / "compiled" / "best.pt").state_dict().keys()
     assert names == load_student(tmp_path / "plain" / "best.pt").state_dict().keys()
     assert RunFolder(tmp_path / "compiled").config().train.compile
+
+
+def test_a_pass_too_small_for_batch_norm_is_one_line(store: ResponseStore) -> None:
+    parts = parts_of(store, batch_size=1, crop=(32, 32))
+    samples = [parts.dataset[0, 0]]
+    with pytest.raises(ConfigError, match=r"1 sample of 32x32 px .*train.batch_size"):
+        step_of(parts, samples)

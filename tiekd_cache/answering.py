@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 
 from tiekd_cache.data.frame import DepthMap, Frame, FrameSource
-from tiekd_cache.errors import RangeError
+from tiekd_cache.errors import ConfigError, RangeError, ShapeError, TiekdError
 from tiekd_cache.teachers import Resize, Teacher
 from tiekd_cache.teachers.base import FrameBatch, TeacherDepth
 
@@ -184,13 +186,51 @@ def _read_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def predict(teacher: Teacher, batch: FrameBatch, precision: str) -> TeacherDepth:
-    """What the teacher says of a batch, computed in a precision of `PRECISIONS`."""
+def compute(teacher: Teacher, batch: FrameBatch, precision: str) -> TeacherDepth:
+    """The forward pass alone: raises whatever the teacher does, and looks at nothing that it says."""
     if precision == "float32":
         return teacher.predict_frames(batch)
     with torch.autocast(teacher.device.type, PRECISIONS[precision]):
-        said = teacher.predict_frames(batch)
-    return TeacherDepth(said.depth.to(torch.float32), said.resize)
+        return teacher.predict_frames(batch)
+
+
+def predict(teacher: Teacher, batch: FrameBatch, precision: str) -> TeacherDepth:
+    """What the teacher says of a batch, computed in a precision of `PRECISIONS`; depth [B,1,h,w] metres.
+
+    Raises:
+        ConfigError: a teacher of the user's own raised something, or gave no `TeacherDepth`.
+        ShapeError: what it said is not one map a frame.
+    """
+    try:
+        said = compute(teacher, batch, precision)
+    except TiekdError:
+        raise
+    except Exception as error:  # the user's code may raise anything; ours keeps its traceback
+        if type(teacher).__module__.partition(".")[0] == "tiekd_cache":
+            raise
+        raise ConfigError(_failure(teacher, batch, error)) from error
+    if not isinstance(said, TeacherDepth):
+        raise ConfigError(
+            f"Teacher {teacher.name} gave a {type(said).__name__}, not a tiekd_cache.teachers.TeacherDepth."
+        )
+    if len(said.depth) != len(batch) or 0 in said.depth.shape:
+        raise ShapeError(
+            f"Teacher {teacher.name} gave depth {list(said.depth.shape)} for {len(batch)} images (from frame "
+            f"{batch[0].frame_id}): it must be [{len(batch)},1,h,w], a map for each."
+        )
+    return TeacherDepth(said.depth.to(torch.float32), said.resize) if precision != "float32" else said
+
+
+def _failure(teacher: Teacher, batch: FrameBatch, error: Exception) -> str:
+    """One line on what a teacher's own code raised, and where."""
+    words = str(error).strip().split("\n", 1)[0].rstrip(".")
+    own_file = getattr(sys.modules.get(type(teacher).__module__), "__file__", None)
+    places = traceback.extract_tb(error.__traceback__)
+    place = [place for place in places if place.filename == own_file][-1:] or places[-1:]
+    return (
+        f"Teacher {teacher.name} failed at frame {batch[0].frame_id}: {type(error).__name__}: {words} "
+        f"({place[0].filename}:{place[0].lineno}). Mend it there."
+    )
 
 
 def _clamped(depth: torch.Tensor, teacher: Teacher, rules: AnswerRules) -> torch.Tensor:

@@ -65,7 +65,9 @@ def resampled_means(
     count = len(sums)
     if count < 2 or resamples < 1:
         what = "image" if groups is None else "group of images"
-        raise ConfigError(f"{count} {what}(s), {resamples} resamples: an interval needs at least 2 and 1.")
+        raise ConfigError(
+            f"{count} {what}(s) and {resamples} resample(s) make no interval: compare on at least 2, with at least 1."
+        )
     rng = np.random.default_rng(seed)
     chances = np.full(count, 1.0 / count)
     block = max(1, _BLOCK // count)

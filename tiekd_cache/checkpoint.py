@@ -48,5 +48,6 @@ def load_checkpoint(path: Path, parts: TrainingParts) -> int:
         if parts.average is not None:
             parts.average.student.load_state_dict(payload["average"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{path} does not fit this run: {str(error).splitlines()[0]}. Start a new run.") from None
+        what = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} does not fit this run: {what}. Start a new run.") from None
     return int(payload["step"])

@@ -103,6 +103,32 @@ def apply_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> None:
         set_value(mapping, key.strip(), value)
 
 
+def check_unchanged(config: Any, mapping: Mapping[str, Any], owner: str) -> None:
+    """Raise ConfigError where the mapping gives a setting another value than the `owner`'s dataclass has."""
+    asked = from_mapping(type(config), _merged(to_mapping(config), mapping))
+    for name in leaf_names(type(config)):
+        was, now = _at(config, name), _at(asked, name)
+        if was != now:
+            raise ConfigError(
+                f"{name} = {now} is asked for, but {owner} has {was} and goes on with its own settings: leave that "
+                "out, or start a new run."
+            )
+
+
+def _merged(own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(own)
+    for key, value in changes.items():
+        below = own.get(key)
+        merged[key] = _merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return merged
+
+
+def _at(config: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        config = getattr(config, name)
+    return config
+
+
 def leaf_names(cls: type[Any], where: str = "") -> list[str]:
     """Dotted names of every setting below a dataclass: what `--set` accepts.
 

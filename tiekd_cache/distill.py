@@ -99,7 +99,8 @@ def distill(
     if ranks.first:
         if not resume:  # only now, so that settings that cannot be built leave no folder behind
             folder.create(config, {**record, **origin})
-        _note_other_answers(folder, record, done)
+        if done < parts.total_steps:  # a finished run learns nothing from others
+            _note_other_answers(folder, record, done)
         folder.cut_after(done)
     loop = TrainingLoop(
         config,

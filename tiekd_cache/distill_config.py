@@ -60,6 +60,18 @@ class OptimiserConfig:
     final_div_factor: float = 100.0
     grad_clip: float = 35.0
 
+    def __post_init__(self) -> None:
+        for name in ("lr", "div_factor", "final_div_factor", "grad_clip"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ConfigError(f"optimiser.{name} = {value}: must be positive and finite.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"optimiser.weight_decay = {self.weight_decay}: must be finite, and 0 or more.")
+        if not 0 <= self.warmup_share <= 1:
+            raise ConfigError(f"optimiser.warmup_share = {self.warmup_share}: a share of the steps lies in 0..1.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optimiser.betas = {list(self.betas)}: each must be at least 0 and less than 1.")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -114,6 +126,10 @@ class TrainConfig:
         for name in ("picture_frames", "validate_frames"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)}: must be at least 0; 0 = none.")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"train.workers = {self.workers}: must be at least 0; 0 = no processes.")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"train.seed = {self.seed}: must be at least 0 and less than 2^63.")
         if self.precision not in ("float32", "bf16"):
             raise ConfigError(f'train.precision = "{self.precision}" is not known. Use float32 or bf16.')
         if not 0 <= self.ema_decay < 1:

@@ -108,6 +108,8 @@ def precompute(
     """
     started = time.monotonic()
     writer = open_writer(teacher, source, store_path, config, check)
+    if writer.shard_frames != config.shard_frames:
+        note(f"The store has shards of {writer.shard_frames} frames, as it was begun, not of {config.shard_frames}.")
     chosen = range(writer.num_shards) if shards is None else shards.of(writer.num_shards)
     missing = frames_to_make(writer, chosen)
     if missing:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tiekd_cache.answering import AnswerRules
 from tiekd_cache.data.frame import FrameSource
+from tiekd_cache.errors import ConfigError
 from tiekd_cache.speed import default_batch_size
 from tiekd_cache.teachers import Teacher
 
@@ -41,7 +42,15 @@ class PrecomputeConfig:
     with_images: bool = False
 
     def rules(self, teacher: Teacher, source: FrameSource) -> AnswerRules:
-        """What was left to the teacher and to the data, decided."""
+        """What was left to the teacher and to the data, decided.
+
+        Raises:
+            ConfigError: a precision is asked for, and the teacher has no network to compute in it.
+        """
+        if self.precision != "float32" and not teacher.networks:
+            raise ConfigError(
+                f"Teacher {teacher.name} has no network to run in {self.precision}: leave --precision out."
+            )
         return AnswerRules(
             batch_size=default_batch_size(teacher.device) if self.batch_size is None else self.batch_size,
             flip_average=teacher.flip_average if self.flip_average is None else self.flip_average,

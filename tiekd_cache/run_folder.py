@@ -12,10 +12,11 @@ runs/resnet18-lidar-20260101-120000/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +52,12 @@ class RunFolder:
 
     def create(self, config: DistillConfig, run: Mapping[str, Any]) -> None:
         """Make the folder, with the settings and the record of a new run; raises DataError where that fails."""
-        try:
+        with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.config_file, to_toml(config))
             write_text(self.run_file, json.dumps(run, indent=2) + "\n")
             for stale in (self.metrics_file, self.validation_file, self.best_checkpoint):
                 stale.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
-        except OSError as error:
-            raise DataError(
-                f"Cannot write the run folder {self.path}: {error.strerror}. Choose another --run."
-            ) from None
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -77,48 +74,66 @@ class RunFolder:
     def run(self) -> dict[str, Any]:
         """What the run was trained from."""
         try:
-            run: dict[str, Any] = json.loads(self.run_file.read_text(encoding="utf-8"))
+            run = json.loads(self.run_file.read_text(encoding="utf-8"))
+            if not isinstance(run, dict) or "fingerprint" not in run:
+                raise ValueError("it is no record of a run")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.run_file} cannot be read ({error}). Start a new run.") from None
         return run
 
     def update_run(self, **changes: Any) -> None:
-        """Add to the record of what the run was trained from, or change it."""
-        write_text(self.run_file, json.dumps({**self.run(), **changes}, indent=2) + "\n")
+        """Add to the record of what the run was trained from, or change it; raises DataError where that fails."""
+        with self._writing():
+            write_text(self.run_file, json.dumps({**self.run(), **changes}, indent=2) + "\n")
 
     def is_finished(self) -> bool:
         """Whether the run has come to its end, and best.pt is its result."""
         return self.best_checkpoint.exists() and bool(self.run().get("finished"))
 
     def append(self, file: Path, record: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl or validation.jsonl."""
-        with file.open("a", encoding="utf-8") as lines:
+        """Add a line to metrics.jsonl or validation.jsonl; raises DataError where the disk is full or refuses."""
+        with self._writing(), file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of metrics.jsonl; a torn last line, as a kill leaves it, is not counted."""
-        return _records(self.metrics_file)
+        """Every whole line of metrics.jsonl; what follows a torn line, as a kill leaves it, is not counted."""
+        return _records(self.metrics_file, "loss")
 
     def validations(self) -> list[dict[str, Any]]:
         """The same of validation.jsonl."""
-        return _records(self.validation_file)
+        return _records(self.validation_file, "abs_rel")
 
     def cut_after(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them anew."""
-        for file in (self.metrics_file, self.validation_file):
+        for file, records in ((self.metrics_file, self.metrics()), (self.validation_file, self.validations())):
             if file.exists():
-                kept = [json.dumps(record) + "\n" for record in _records(file) if record["step"] <= step]
-                write_text(file, "".join(kept))
+                kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
+                with self._writing():
+                    write_text(file, "".join(kept))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """While entered, a disk that is full or refuses is a DataError."""
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"Cannot write the run folder {self.path}: {error.strerror}. Make room, or choose another --run."
+            ) from None
 
 
-def _records(file: Path) -> list[dict[str, Any]]:
+def _records(file: Path, name: str) -> list[dict[str, Any]]:
+    """The lines up to the first one that is no record of a step with this number."""
     records: list[dict[str, Any]] = []
     if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_bytes().splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(record, dict) or not {"step", name} <= record.keys():
+                break
+            records.append(record)
     return records
 
 

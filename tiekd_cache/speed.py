@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from tiekd_cache.answering import MIN_DEPTH_M, PRECISIONS, AnswerRules, forward_passes, predict
+from tiekd_cache.answering import MIN_DEPTH_M, PRECISIONS, AnswerRules, compute, forward_passes, predict
 from tiekd_cache.errors import ConfigError, DeviceError, TiekdError
 from tiekd_cache.teachers import Teacher
 from tiekd_cache.teachers.base import FrameBatch
@@ -60,7 +60,7 @@ def compile_networks(teacher: Teacher, batch: FrameBatch, rules: AnswerRules) ->
     try:
         for network in teacher.networks:
             network.compile()
-        predict(teacher, forward_passes(teacher, batch, rules)[0], rules.precision)
+        compute(teacher, forward_passes(teacher, batch, rules)[0], rules.precision)
     except TiekdError:
         raise
     except Exception as error:  # compilers fail in many ways; whatever it is, the user can do without

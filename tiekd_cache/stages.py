@@ -20,7 +20,9 @@ from tiekd_cache.pictures import GridRow, loss_curve, picture_grid
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.ranks import together
 from tiekd_cache.run_folder import RunFolder, new_run_path
+from tiekd_cache.statistics import read_statistics
 from tiekd_cache.store import ResponseStore
+from tiekd_cache.store_frames import IMAGES_FROM_STORE, StoreFrames
 from tiekd_cache.students import Student, load_student
 from tiekd_cache.teacher_stores import choose_frames, open_stores
 from tiekd_cache.validation import validation_frames
@@ -66,7 +68,9 @@ def run_distill(
     launch = Launch.from_environment()
     chosen = resolve_device(launch.device(device))
     validated = validation_frames(validation, config.train.validate_frames, note) if launch.rank == 0 else None
-    origin = {"data": str(source.root), "source": {source.name: str(source.root)} if given is None else dict(given)}
+    if given is None:
+        given = {IMAGES_FROM_STORE: True} if isinstance(source, StoreFrames) else {source.name: str(source.root)}
+    origin = {"data": str(source.root), "source": dict(given)}
     with together(launch, chosen) as ranks:
         report = distill(
             config,
@@ -119,20 +123,31 @@ def _choose(
 
 
 def _check_range(student: StudentConfig, store: ResponseStore, note: Callable[[str], None]) -> None:
-    """Whether the student's bins hold every depth that the store may; a range much too wide is said."""
+    """Whether the student's bins hold every depth that the store may; a range much too wide is said.
+
+    A first bin beyond the store's range will do where its statistics know of nothing nearer.
+    """
     schema = store.info.schema
-    if schema.min_depth < student.min_depth or schema.max_depth > student.max_depth:
+    nearest = _nearest(store) if schema.min_depth < student.min_depth else schema.min_depth
+    if nearest < student.min_depth or schema.max_depth > student.max_depth:
         raise ConfigError(
             f"The student's range of {student.min_depth:g} .. {student.max_depth:g} m does not hold that of the store "
-            f"{store.info.path}, {schema.min_depth:g} .. {schema.max_depth:g} m. Widen it with --set "
+            f"{store.info.path}, {nearest:g} .. {schema.max_depth:g} m. Widen it with --set "
             f"student.max_depth={max(schema.max_depth, student.max_depth):g} --set "
-            f"student.min_depth={min(schema.min_depth, student.min_depth):g}."
+            f"student.min_depth={min(nearest, student.min_depth):g}."
         )
     if student.max_depth > 2 * schema.max_depth:
         note(
             f"The student's bins reach to {student.max_depth:g} m, the store to {schema.max_depth:g} m: most bins will "
             f"never be used. See student.max_depth, student.num_bins and loss.sigma (pipelines/nyu_bts_resnet18.toml)."
         )
+
+
+def _nearest(store: ResponseStore) -> float:
+    """The nearest depth that the store's statistics have seen, metres; of its whole range where they are not whole."""
+    statistics = read_statistics(store.info.path)
+    seen = [shard.nearest for shard in statistics.shards if shard.nearest > 0]
+    return min(seen) if seen and not statistics.notes else store.schema.min_depth
 
 
 def _grid_row(

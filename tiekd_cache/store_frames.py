@@ -9,6 +9,9 @@ from tiekd_cache.data.frame import DepthMap, Frame
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.store import ResponseStore, open_store
 
+IMAGES_FROM_STORE = "images_from_store"
+"""Key of run.json's `source` for images that came out of a store."""
+
 
 class StoreFrames:
     """The images in a store as a `FrameSource`; there is no LiDAR and no ground truth among them.

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tiekd_cache.dataset import Sample
-from tiekd_cache.errors import ConfigError, DeviceError, TiekdError
+from tiekd_cache.errors import ConfigError, DeviceError, RangeError, TiekdError
 from tiekd_cache.losses.objective import Objective
 from tiekd_cache.students import Student
 
@@ -47,20 +47,43 @@ class TrainingModule(nn.Module):
         self._tried = False
 
     def forward(self, batch: Sample) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """(total loss with gradient, its terms by name, detached) of a batch."""
+        """(total loss with gradient, its terms by name, detached) of a batch.
+
+        Raises:
+            ConfigError: the student's features are of another size than the crop, or BatchNorm has a single value.
+            RangeError: a teacher's depth lies outside the bins.
+        """
         image = batch.image.contiguous(memory_format=torch.channels_last) if self.channels_last else batch.image
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features = self._features(image)
         if self.student.output == "depth":  # its head is a convolution in float32
             features = features.float()
-        result = self.objective(
-            features, self.student.head, batch.teacher_depth, batch.valid_mask, batch.gt_depth, self.rows_cut
-        )
+        if features.shape[-2:] != image.shape[-2:]:
+            size, got = ("{}x{}".format(*tensor.shape[-2:]) for tensor in (image, features))
+            raise ConfigError(
+                f"Student {self.student.name} answers crops of {size} px with {got} px: take a train.crop whose sides "
+                "are multiples of 2 (for mobilenetv2 of 4)."
+            )
+        try:
+            result = self.objective(
+                features, self.student.head, batch.teacher_depth, batch.valid_mask, batch.gt_depth, self.rows_cut
+            )
+        except RangeError as error:
+            raise RangeError(f"{error} Frames, from sample 0: {', '.join(batch.frame_ids)}.") from None
         return result.total, result.terms
 
     def _features(self, image: torch.Tensor) -> torch.Tensor:
         if self._compiled is None:
-            features: torch.Tensor = self.student(image)
+            try:
+                features: torch.Tensor = self.student(image)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                batch, _, height, width = image.shape
+                raise ConfigError(
+                    f"{batch} sample of {height}x{width} px in a forward pass leaves BatchNorm a single value: take a "
+                    "larger train.crop, or more samples a pass (train.batch_size, train.accumulate, processes)."
+                ) from None
             return features
         try:
             features = self._compiled(image)

@@ -71,20 +71,33 @@ def test_a_sum_of_terms_and_the_width_and_the_bins_by_options(home: Path) -> Non
     assert settings["student"]["spacing"] == "log"
     record = json.loads((home / "summed" / "metrics.jsonl").read_text())
     assert record["loss"] == pytest.approx(0.5 * record["l_dpm"] + 2 * record["l_gt_si"], rel=1e-4)
-    for mistake in (["--term", "gt_si"], ["--term", "gt_si=much"], ["--term", "gt_si=1", "--loss", "tie-kd"]):
+    for mistake in (
+        ["--term", "gt_si"],
+        ["--term", "gt_si=much"],
+        ["--term", "gt_si=1", "--loss", "tie-kd"],
+        ["--term=si=1"] * 2,
+        ["--other-store"],
+    ):
         assert tiekd("distill", *mistake, cwd=home).code == 2
 
 
 def test_two_stores_are_named_mixed_weighted_and_found_again(home: Path) -> None:
-    succeed("precompute", "--teacher", "lidar", "--max-depth", "85", "--store", "other.zarr", cwd=home)
-    both = ["--store", "stores/lidar.zarr", "--store", "other.zarr"]
+    succeed("precompute", "--teacher", "lidar", "--max-depth", "85", "--store", "far.zarr", cwd=home)
+    both = ["--store", "stores/lidar.zarr", "--store", "far.zarr", "--set", "student.max_depth=85.0"]
     mixed = [*both, "--mix", "sample", "--store-weight", "1", "--store-weight", "3"]
     trained = succeed("distill", *mixed, "--steps", "1", *SMALL, "--run", "mixed", cwd=home)
     assert "Training on 3 frames that" in trained.err
     settings = (home / "mixed" / "config.toml").read_text()
     assert 'mix = "sample"' in settings
-    resumed = succeed("distill", "--resume", "--run", "mixed", "--json", cwd=home)
+    resumed = succeed("distill", "--resume", "--run", "mixed", "--steps", "1", *SMALL, "--json", cwd=home)
     assert resumed.json["steps"] == 1
+    for options, words in (
+        (["--student", "resnet50"], "student.name = resnet50 is asked for, but the run mixed has resnet18"),
+        (["--set", "optimiser.lr=0.5"], "optimiser.lr = 0.5"),
+        (["--store-weight", "1", "--store-weight", "1"], "teachers.weights = (1.0, 1.0)"),
+        (["--term", "gt_si=1"], "loss.terms = {'gt_si': 1.0}"),
+    ):
+        assert words in fail("distill", "--resume", "--run", "mixed", *options, cwd=home)
     assert "1 teachers.weights for 2 stores" in fail("distill", *both, "--store-weight", "1", *SMALL, cwd=home)
 
 

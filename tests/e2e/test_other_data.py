@@ -109,11 +109,13 @@ def test_both_stages_and_the_evaluation_on_rooms(rooms: Path) -> None:
     assert "bins reach to 80 m, the store to 10 m" in wide.err
     for options, words in (
         (["--set", "student.max_depth=5.0"], "range of 0.001 .. 5 m does not hold that of the store"),
-        (["--set", "student.min_depth=0.5"], "--set student.min_depth=0.001"),
+        (["--set", "student.min_depth=9.5"], "range of 9.5 .. 80 m does not hold that of the store"),
     ):
         assert words in fail(*train, "--run", "other", *options, cwd=rooms)
     assert "no crop of nyu" in fail("evaluate", "--run", "r", "--crop", "garg", "--device", "cpu", cwd=rooms)
     assert "evaluated up to 10 m" in fail("evaluate", "--run", "r", "--ranges", "10-20", "--device", "cpu", cwd=rooms)
+    late = ["evaluate", "--run", "r", "--csv", "nowhere/r.csv", "--device", "cpu"]
+    assert "there is no folder nowhere" in fail(*late, cwd=rooms)
     for ranges in ("far", "1-2-3", "1"):
         assert tiekd("evaluate", "--run", "r", "--ranges", ranges, cwd=rooms).code == 2
 

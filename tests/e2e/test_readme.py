@@ -43,7 +43,7 @@ CUT_SHORT = {
         "data.synthetic.test_frames=1",
     ],
     "distill": ["--no-pretrained", "--steps", "1", "--batch-size", "1", "--crop", "64x96", "--decoder-width", "0.125"],
-    "evaluate": ["--limit-frames", "1"],
+    "evaluate": ["--limit-frames", "2"],
 }
 
 
@@ -51,7 +51,7 @@ CUT_SHORT = {
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data in data/kitti, one frame of NYU, two photos, weights in checkpoints/, and the recipes."""
     home = tmp_path_factory.mktemp("home")
-    write_synthetic_kitti(home / "data" / "kitti", train_frames=2, test_frames=1)
+    write_synthetic_kitti(home / "data" / "kitti", train_frames=2, test_frames=2)
     weights = home / "checkpoints" / "bts_eigen_v2_pytorch_densenet161" / "model"
     weights.parent.mkdir(parents=True)
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,17 @@ class ErrorsInOneLine(click.Group):
             sys.exit(130)
         except BrokenPipeError:
             sys.exit(1)
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; unlike click's own, neither NaN, which no comparison rejects, nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; a usage error otherwise."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
 
 
 def note(text: str) -> None:

@@ -80,7 +80,9 @@ def _term(text: str) -> tuple[str, float]:
     help="Take the images out of a store made --with-images, not from --kitti.  [default: where there is no KITTI]",
 )
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
-@click.option("--resume", is_flag=True, help="Go on with --run (or the newest run) where it stopped.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with --run (or the newest run) where it stopped, with its settings."
+)
 @click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file with settings that depart from the defaults."
 )
@@ -150,34 +152,28 @@ def distill(
       tiekd-cache distill --images 'photos/**/*.jpg' --store stores/photos.zarr --crop 352x704
       tiekd-cache distill --resume --run runs/mine
     """
-    from tiekd_cache.config import apply_overrides, from_mapping, read_toml, set_value
+    from tiekd_cache.config import apply_overrides, check_unchanged, from_mapping, read_toml
     from tiekd_cache.distill_config import DistillConfig
     from tiekd_cache.run_folder import RunFolder, newest_run
     from tiekd_cache.stages import run_distill
     from tiekd_cache.teacher_stores import recorded_stores
 
+    if other_store and not resume:
+        raise click.UsageError("--other-store goes with --resume: a new run takes any store.")
+    mapping = read_toml(config) if config is not None else {}
+    apply_overrides(mapping, overrides)
+    _put_options(mapping, given, terms, weights)
     if resume:
         run_path = run_path if run_path is not None else newest_run()
         run = RunFolder.open(run_path)
         resolved, recorded = run.config(), run.run()
+        check_unchanged(resolved, mapping, f"the run {run_path}")
         stores = stores or tuple(recorded_stores(recorded))
         images_from_store = images_from_store or images_were_in_store(given, recorded)
         if not images_from_store:
             fill_from_run(given, recorded, same_split=True)
         note(f"Going on with {run_path}, with its own settings")
     else:
-        mapping = read_toml(config) if config is not None else {}
-        apply_overrides(mapping, overrides)
-        if terms and given["loss__name"] is not None:
-            raise click.UsageError("--loss and --term: the terms alone make the sum, leave out one of the two.")
-        for term in terms:
-            set_value(mapping, *_term(term))
-        for parameter, value in given.items():
-            if value is not None and "__" in parameter:
-                key = parameter.replace("__", ".")
-                set_value(mapping, key, list(parse_size(value)) if key == "train.crop" else value)
-        if weights:
-            set_value(mapping, "teachers.weights", list(weights))
         resolved = from_mapping(DistillConfig, mapping)
     stores = choose_stores(stores, teachers, given, any_data=images_from_store, partial=allow_partial)
     source, how = open_training_frames(given, stores, images_from_store, allow_partial)
@@ -197,6 +193,27 @@ def distill(
     )
     if Launch.from_environment().rank == 0:
         _print_report(report, as_json)
+
+
+def _put_options(
+    mapping: dict[str, Any], given: dict[str, Any], terms: tuple[str, ...], weights: tuple[float, ...]
+) -> None:
+    """Put the settings that have options of their own into the mapping; the options win over a file and --set."""
+    from tiekd_cache.config import set_value
+
+    if terms and given["loss__name"] is not None:
+        raise click.UsageError("--loss and --term: the terms alone make the sum, leave out one of the two.")
+    pairs = [_term(term) for term in terms]
+    for key, weight in pairs:
+        if [name for name, _ in pairs].count(key) > 1:
+            raise click.BadParameter(f"--term {key.rpartition('.')[2]} is given more than once: give it one weight.")
+        set_value(mapping, key, weight)
+    for parameter, value in given.items():
+        if value is not None and "__" in parameter:
+            key = parameter.replace("__", ".")
+            set_value(mapping, key, list(parse_size(value)) if key == "train.crop" else value)
+    if weights:
+        set_value(mapping, "teachers.weights", list(weights))
 
 
 def _test_split(source: Any, how: dict[str, Any]) -> Any:

@@ -80,7 +80,7 @@ def evaluate(
       tiekd-cache evaluate --run runs/mine --crop eigen --ranges 0-10,10-80 --csv images.csv
     """
     from tiekd_cache.device import resolve_device
-    from tiekd_cache.errors import StoreError
+    from tiekd_cache.errors import DataError, StoreError
     from tiekd_cache.evaluate import EvaluateConfig
     from tiekd_cache.evaluate import evaluate as run_evaluate
     from tiekd_cache.results import EVALUATION_FILE, summary, write_csv, write_json
@@ -111,6 +111,8 @@ def evaluate(
     seen = sum(frame_id in responses for frame_id in source.frame_ids) if responses is not None else 0
     if seen and store == own_store:
         note(f"{seen} of these {len(source.frame_ids)} frames are in the run's store: it may have learned from them.")
+    if csv_path is not None and not csv_path.parent.is_dir():  # before the work, not after it
+        raise DataError(f"{csv_path} cannot be written: there is no folder {csv_path.parent}. Make it first.")
     result = run_evaluate(student, source, EvaluateConfig(**given), store=responses)
     record = {"checkpoint": str(checkpoint), "split": source.split, **summary(result)}
     if folder is not None:

@@ -7,7 +7,16 @@ from typing import Literal
 
 import click
 
-from tiekd_cache.cli.common import data_options, json_option, named_store, note, only_store, open_kitti, print_result
+from tiekd_cache.cli.common import (
+    FiniteRange,
+    data_options,
+    json_option,
+    named_store,
+    note,
+    only_store,
+    open_kitti,
+    print_result,
+)
 
 
 @click.command("import")
@@ -32,7 +41,7 @@ from tiekd_cache.cli.common import data_options, json_option, named_store, note,
 @click.option("--key", help="Name of the array in npz files.  [default: the only one]")
 @click.option(
     "--max-depth",
-    type=click.FloatRange(0.1, 1000.0),
+    type=FiniteRange(0.1, 1000.0),
     default=80.0,
     show_default=True,
     help="Metres; more stops the import.",

@@ -9,7 +9,7 @@ import click
 
 from tiekd_cache.cli.catalogue import refuse_made_already
 from tiekd_cache.cli.common import json_option, named_store, note, print_result
-from tiekd_cache.cli.source_options import open_source, source_options
+from tiekd_cache.cli.source_options import named_options, open_source, source_options
 from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 from tiekd_cache.progress import no_progress_bar, progress_bar
 
@@ -75,6 +75,7 @@ def precompute(
 
     launch = Launch.from_environment()
     shards = None if shard_range is None else ShardRange.parse(shard_range)
+    named = named_options(given)
     source = open_source(given, "train")
     loaded = load_teacher(teacher, weights=weights, device=launch.device(device), trained_on=trained_on, align=align)
     if not loaded.trained:
@@ -113,6 +114,6 @@ def precompute(
     if report.warning is not None:
         note(f"Warning: {report.warning}")
     if report.complete:
-        note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}")
+        note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}{named}")
     else:
         note(f"{report.store} holds {report.frames} of {report.store_frames} responses: the rest is for other starts.")

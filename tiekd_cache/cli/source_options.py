@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tiekd_cache.cli.common import Command, data_options, note_frames, open_kitti, parse_size
+from tiekd_cache.cli.common import Command, FiniteRange, data_options, note_frames, open_kitti, parse_size
 from tiekd_cache.errors import ConfigError
 
 _NAMES = ("kitti", "split", "skip_missing", "nyu", "images", "size", "focal_px")
 _PATHS = ("kitti", "nyu")
 
-IMAGES_FROM_STORE = "images_from_store"
-"""Key of run.json's `source` for images that came out of a store."""
-
 
 def source_options(command: Command) -> Command:
     """`data_options`, and --nyu, --images, --size and --focal-px."""
     for option in (
-        click.option("--focal-px", type=click.FloatRange(1.0), help="Focal length of --images.  [default: the width]"),
+        click.option("--focal-px", type=FiniteRange(1.0), help="Focal length of --images.  [default: the width]"),
         click.option("--size", metavar="HxW", help="Crop --images to their middle of this size, where sizes differ."),
         click.option("--images", metavar="GLOB", help="Any pictures: a folder, or a pattern in quotes ('**' too)."),
         click.option(
@@ -67,6 +65,16 @@ def open_and_record(given: dict[str, Any], purpose: str) -> tuple[Any, dict[str,
     return source, {name: str(value) if name in _PATHS else value for name, value in record.items()}
 
 
+def named_options(given: Mapping[str, Any]) -> str:
+    """The values of `source_options` that the user gave, as they would be typed again; starts with a space, or ''."""
+    words: list[str] = []
+    for name in _NAMES:
+        if given[name] not in (None, False):
+            flag = "--" + name.replace("_", "-")
+            words += [flag] if given[name] is True else [flag, str(given[name])]
+    return f" {shlex.join(words)}" if words else ""
+
+
 def open_training_frames(
     given: dict[str, Any], stores: Sequence[str | Path], images_from_store: bool, allow_partial: bool
 ) -> tuple[Any, dict[str, Any]]:
@@ -80,7 +88,7 @@ def open_training_frames(
     """
     from tiekd_cache.data.places import default_kitti_root
     from tiekd_cache.store.images import has_images
-    from tiekd_cache.store_frames import StoreFrames
+    from tiekd_cache.store_frames import IMAGES_FROM_STORE, StoreFrames
 
     named = _is_named(given)
     if images_from_store and named:
@@ -99,6 +107,8 @@ def open_training_frames(
 
 def images_were_in_store(given: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
     """Whether a run took its images out of its store, and the user names no other place for them."""
+    from tiekd_cache.store_frames import IMAGES_FROM_STORE
+
     return not _is_named(given) and bool(run.get("source", {}).get(IMAGES_FROM_STORE, False))
 
 
@@ -116,6 +126,8 @@ def fill_from_run(given: dict[str, Any], run: Mapping[str, Any], *, same_split: 
     Raises:
         ConfigError: the run's data are none that the options can name.
     """
+    from tiekd_cache.store_frames import IMAGES_FROM_STORE
+
     if any(given[name] is not None for name in ("kitti", "nyu", "images")):
         return
     recorded = run.get("source", {"kitti": run.get("data"), "split": run.get("split_argument")})

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tiekd_cache.cli.common import Command
+from tiekd_cache.cli.common import Command, FiniteRange
 
 TEACHER_HELP = (
     "bts, adabins, depthformer, lidar (no weights), or another of `tiekd-cache teachers`; hf:ORG/NAME; or your own "
@@ -52,7 +52,7 @@ def answer_options(command: Command) -> Command:
         ),
         click.option(
             "--max-depth",
-            type=click.FloatRange(0.1, 1000.0),
+            type=FiniteRange(0.1, 1000.0),
             help="Metres; more stops the run.  [default: the data set's: 80 for KITTI, 10 for NYU]",
         ),
         click.option(

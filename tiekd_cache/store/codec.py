@@ -51,7 +51,9 @@ def check_range(step: float, min_depth: float, max_depth: float) -> None:
         min_depth: metres, > 0: zero means missing.
         max_depth: metres, > min_depth, at most 65534 steps.
     """
-    if not (math.isfinite(step) and step > 0 and (math.frexp(step)[0] * 256).is_integer()):
+    if not (math.isfinite(step) and step > 0):
+        raise RangeError(f"Store step {step} m is none: it must be positive and finite, e.g. 1/64 m (0.015625)")
+    if not (math.frexp(step)[0] * 256).is_integer():
         raise RangeError(
             f"Store step {step} m has more than 8 significant bits, so that its multiples are not exact in float32: use"
             " 1/64 m (0.015625), 11/8192 m, or another power of two"

@@ -72,6 +72,11 @@ class StoreWriter:
         return cls(catalogue)
 
     @property
+    def shard_frames(self) -> int:
+        """Frames a shard, those of the last one apart."""
+        return self._layout.shard_frames
+
+    @property
     def num_shards(self) -> int:
         """Shards of the finished store."""
         return self._layout.num_shards

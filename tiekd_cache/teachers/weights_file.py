@@ -143,7 +143,11 @@ def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
             continue
         if all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in candidate.items()):
             return dict(candidate)
-    keys = f" with {', '.join(repr(key) for key in list(content)[:3])}" if isinstance(content, Mapping) else ""
+    keys = (
+        f" with {', '.join(repr(key) for key in list(content)[:3]) or 'nothing'}"
+        if isinstance(content, Mapping)
+        else ""
+    )
     raise CheckpointError(f"{path} holds a {type(content).__name__}{keys}, not weights. {_RULE}.")
 
 
