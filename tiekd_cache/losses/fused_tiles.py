@@ -17,7 +17,6 @@ from torch.autograd.function import once_differentiable
 
 from tiekd_cache.dpm import DENSITY_FLOOR, dpm_width
 from tiekd_cache.losses.dpm_kl import EPSILON
-from tiekd_cache.losses.fused_passes import passes_for
 from tiekd_cache.losses.tile_threads import Tile, over_tiles
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class FusedTerms(torch.autograd.Function):
             torch.zeros(features[:, :1].shape, dtype=head.dtype, device=features.device) for _ in range(3)
         )
         maps = [x.flatten(2) for x in (kl_map, student_depth, log_norm, teacher_depth, weights)]
-        passes = passes_for(head.dtype, features.device)
+        sums = torch.stack([torch.ones_like(head.centers), head.centers])
         teachers = range(teacher_depth.shape[1] if with_kl else 0)
 
         def work(tiles: Sequence[Tile]) -> None:
@@ -59,10 +58,16 @@ class FusedTerms(torch.autograd.Function):
             for i, pixels in tiles:
                 kl, depth, norm, teacher, share = (x[i, :, pixels] for x in maps)
                 logits = head.logits(head.tile(i, pixels), head.bias[:, None], buffer)
-                norm[0], depth[0] = passes.moments(logits, head.centers)
+                highest = logits.amax(0)
+                logits.sub_(highest)
+                supports = [_Support(teacher[t], head.centers, target) for t in teachers]
+                scores = [support.of(logits) for support in supports]
+                total, weighted = (sums @ logits.exp_()).unbind()
+                torch.div(weighted, total, out=depth[0])
+                log_total = total.log_()
+                torch.add(highest, log_total, out=norm[0])
                 for t in teachers:
-                    support = _Support(teacher[t], head.centers, target)
-                    kl[0] += share[t] * _kl(support.of(logits).sub_(norm[0]), support.dpm, target)
+                    kl[0] += share[t] * _kl(scores[t].sub_(log_total), supports[t].dpm, target)
 
         over_tiles(work, head.tiles(), features.device)
         ctx.save_for_backward(features, weight, bias, teacher_depth, weights, student_depth, log_norm)
@@ -82,10 +87,9 @@ class FusedTerms(torch.autograd.Function):
         maps = [x.flatten(2) for x in (grad_kl, grad_depth, constant, log_norm, teacher_depth, weights)]
         flat_gradient = grad_features.view(head.features.shape)  # of the features' layout; never a copy
         teachers = range(teacher_depth.shape[1] if ctx.with_kl else 0)
-        passes = passes_for(head.dtype, features.device)
 
         def work(tiles: Sequence[Tile]) -> tuple[torch.Tensor, torch.Tensor]:
-            buffer = head.new_buffer()
+            buffer, slope_buffer = head.new_buffer(), head.new_buffer()
             grad_matrix, grad_bias = torch.zeros_like(head.matrix), torch.zeros_like(head.bias)
             for i, pixels in tiles:
                 of_kl, of_depth, everywhere, norm, teacher, share = (x[i, :, pixels] for x in maps)
@@ -96,7 +100,9 @@ class FusedTerms(torch.autograd.Function):
                     constant_part, in_support = _kl_gradient(support.of(log_probability), support.dpm, target)
                     everywhere = torch.addcmul(everywhere, upstream, constant_part)
                     beside.append((support, in_support.mul_(upstream)))
-                slope = passes.slope(log_probability, head.centers, everywhere, of_depth[0])
+                slope = slope_buffer[: log_probability.numel()].view_as(log_probability)
+                torch.addcmul(everywhere, head.centers[:, None], of_depth, out=slope)
+                slope.mul_(log_probability.exp_())
                 for support, in_support in beside:
                     support.add_to(slope, in_support)
                 if head.dtype == features.dtype:
