@@ -45,9 +45,9 @@ class PrecomputeConfig:
         """What was left to the teacher and to the data, decided.
 
         Raises:
-            ConfigError: a precision is asked for, and the teacher has no network to compute in it.
+            ConfigError: a precision is asked for, and the teacher's arithmetic does not follow it.
         """
-        if self.precision != "float32" and not teacher.networks:
+        if self.precision != "float32" and not teacher.autocasts:
             raise ConfigError(
                 f"Teacher {teacher.name} has no network to run in {self.precision}: leave --precision out."
             )
