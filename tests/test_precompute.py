@@ -14,6 +14,7 @@ from tiekd_cache.errors import ConfigError, DataError, RangeError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, answer_frames, precompute
 from tiekd_cache.store import open_store
 from tiekd_cache.store.codec import FINE_STEP
+from tiekd_cache.teachers.lidar import LidarTeacher
 
 HALF_STEP_M = 1 / 128
 SMALL_SHARDS = PrecomputeConfig(batch_size=2, shard_frames=4)
@@ -177,10 +178,10 @@ def test_batch_size_does_not_change_what_is_stored() -> None:
     assert torch.equal(torch.from_numpy(one), torch.from_numpy(four))
 
 
-def test_a_precision_for_a_teacher_without_a_network_is_refused(tmp_path: Path) -> None:
+def test_a_precision_that_a_teacher_does_not_follow_is_refused(tmp_path: Path) -> None:
     config = PrecomputeConfig(precision="bf16")
-    with pytest.raises(ConfigError, match="formula has no network to run in bf16"):
-        precompute(FormulaTeacher(), MemoryFrames(2), tmp_path / "a.zarr", config)
+    with pytest.raises(ConfigError, match="lidar does not compute in bf16"):
+        config.rules(LidarTeacher(), MemoryFrames(2))
 
 
 def test_a_store_keeps_the_shards_that_it_was_begun_with_and_says_so(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class OptimiserConfig:
         warmup_share: share of the steps in which the rate rises.
         div_factor: lr / first rate.
         final_div_factor: first rate / last rate.
-        grad_clip: largest norm of the gradient.
+        grad_clip: largest norm of the gradient; inf = no clipping.
     """
 
     lr: float = 1e-3
@@ -61,10 +61,12 @@ class OptimiserConfig:
     grad_clip: float = 35.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "div_factor", "final_div_factor", "grad_clip"):
+        for name in ("lr", "div_factor", "final_div_factor"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ConfigError(f"optimiser.{name} = {value}: must be positive and finite.")
+        if not self.grad_clip > 0:
+            raise ConfigError(f"optimiser.grad_clip = {self.grad_clip}: must be positive; inf = no clipping.")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"optimiser.weight_decay = {self.weight_decay}: must be finite, and 0 or more.")
         if not 0 <= self.warmup_share <= 1:

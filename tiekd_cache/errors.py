@@ -47,3 +47,9 @@ class ShapeError(TiekdError, ValueError):
 
 class RangeError(TiekdError, ValueError):
     """A value, usually a depth in metres, lies outside its documented range."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's exception says, without a full stop; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -45,12 +45,10 @@ class PrecomputeConfig:
         """What was left to the teacher and to the data, decided.
 
         Raises:
-            ConfigError: a precision is asked for, and the teacher has no network to compute in it.
+            ConfigError: a precision is asked for, and the teacher's arithmetic does not follow it.
         """
-        if self.precision != "float32" and not teacher.networks:
-            raise ConfigError(
-                f"Teacher {teacher.name} has no network to run in {self.precision}: leave --precision out."
-            )
+        if self.precision != "float32" and not teacher.autocasts:
+            raise ConfigError(f"Teacher {teacher.name} does not compute in {self.precision}: leave --precision out.")
         return AnswerRules(
             batch_size=default_batch_size(teacher.device) if self.batch_size is None else self.batch_size,
             flip_average=teacher.flip_average if self.flip_average is None else self.flip_average,

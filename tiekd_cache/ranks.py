@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from tiekd_cache.errors import ConfigError, SharedError, TiekdError
+from tiekd_cache.errors import ConfigError, SharedError, TiekdError, first_line
 from tiekd_cache.launch import Launch
 
 PATIENCE = timedelta(minutes=30)
@@ -80,7 +80,7 @@ def together(launch: Launch, device: torch.device) -> Iterator[Ranks]:
     except TiekdError:
         raise
     except (RuntimeError, ValueError) as error:  # gloo raises plain RuntimeError, the rendezvous ValueError too
-        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        text = first_line(error)
         if "finished reduction" in text:  # what DistributedDataParallel says from the second step on
             raise ConfigError(
                 "Several processes cannot train this student: some of its weights take no part in the loss. Train it "

@@ -7,7 +7,7 @@ import warnings
 import torch
 
 from tiekd_cache.answering import MIN_DEPTH_M, PRECISIONS, AnswerRules, compute, forward_passes, predict
-from tiekd_cache.errors import ConfigError, DeviceError, TiekdError
+from tiekd_cache.errors import ConfigError, DeviceError, TiekdError, first_line
 from tiekd_cache.teachers import Teacher
 from tiekd_cache.teachers.base import FrameBatch
 
@@ -32,7 +32,7 @@ def check_precision(precision: str, device: torch.device) -> None:
         supported = said.dtype == PRECISIONS[precision]
         why = "it computes in another precision"
     except (RuntimeError, UserWarning) as error:
-        supported, why = False, str(error).splitlines()[0]
+        supported, why = False, first_line(error)
     if not supported:
         raise DeviceError(f"Device {device} cannot compute in {precision} ({why}): use another --precision.")
 
@@ -64,8 +64,9 @@ def compile_networks(teacher: Teacher, batch: FrameBatch, rules: AnswerRules) ->
     except TiekdError:
         raise
     except Exception as error:  # compilers fail in many ways; whatever it is, the user can do without
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"--compile failed for teacher {teacher.name} ({lines[0]}): leave it out.") from error
+        raise ConfigError(
+            f"--compile failed for teacher {teacher.name} ({first_line(error)}): leave it out."
+        ) from error
 
 
 def lay_out(teacher: Teacher, channels_last: bool | None, precision: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tiekd_cache.dataset import Sample
-from tiekd_cache.errors import ConfigError, DeviceError, RangeError, TiekdError
+from tiekd_cache.errors import ConfigError, DeviceError, RangeError, TiekdError, first_line
 from tiekd_cache.losses.objective import Objective
 from tiekd_cache.students import Student
 
@@ -92,8 +92,9 @@ class TrainingModule(nn.Module):
         except Exception as error:  # compilers fail in many ways; whatever it is, the user can do without
             if self._tried:
                 raise
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ConfigError(f"Compiling the student failed ({lines[0]}): leave train.compile out.") from error
+            raise ConfigError(
+                f"Compiling the student failed ({first_line(error)}): leave train.compile out."
+            ) from error
         self._tried = True
         return features
 

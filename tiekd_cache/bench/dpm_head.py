@@ -60,7 +60,7 @@ class HeadRow:
 
     Attributes:
         way: `fused`; `plain`: nn.Conv2d, then `dpm_kl` and `dpm_to_depth`; `plain, as written`: the same formulas
-            written down one by one, without what `depth_to_dpm` does to be fast.
+            written down one by one as the release computes them, without what `depth_to_dpm` does to be fast.
         device: in words.
         seconds: forward and backward, the median.
         peak_mb: most memory beyond the inputs, gradients included, in 1e6 bytes, the median.
@@ -163,11 +163,15 @@ def _terms(
 def released_formulas(
     logits: torch.Tensor, teacher_depth: torch.Tensor, bins: Bins, sigma: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(KL to the teacher's DPM, expected depth), each [B,1,H,W], of logits [B,K,H,W], written down one by one."""
-    centers = bins.centers.to(logits.device)[None, :, None, None]
-    density = torch.exp(-((centers - teacher_depth) ** 2) / (2 * sigma**2)) / math.sqrt(2 * math.pi * sigma**2)
+    """(KL to the teacher's DPM, expected depth), each [B,1,H,W], of logits [B,K,H,W], written down one by one.
+
+    Source: the released code's sequence of operations; the bin centres are repeated to [B,K,H,W] there, too.
+    """
+    batch, _, height, width = logits.shape
+    centers = bins.centers.to(logits.device)[None, :, None, None].repeat(batch, 1, height, width)
+    density = 1 / math.sqrt(2 * math.pi * sigma**2) * torch.exp(-((centers - teacher_depth) ** 2) / (2 * sigma**2))
     teacher = torch.softmax(torch.where(density < 1e-16, -1000.0, density), dim=1)
     student = torch.softmax(logits.float(), dim=1)
     divergence = teacher * torch.log(teacher / (student + EPSILON) + EPSILON)
-    kl_map = torch.where(student == 0, 0.0, divergence).sum(dim=1, keepdim=True)
+    kl_map = torch.where(student != 0, divergence, 0.0).sum(dim=1, keepdim=True)
     return kl_map, (student * centers).sum(dim=1, keepdim=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tiekd_cache.errors import DeviceError
+from tiekd_cache.errors import DeviceError, first_line
 
 
 def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
@@ -24,8 +24,9 @@ def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return pool.submit(measure, *arguments).result()
         except (RuntimeError, MemoryError) as error:  # torch's, or the process was killed
-            what = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DeviceError(f"{arguments[0]} could not be measured ({what}). Use a smaller batch.") from None
+            raise DeviceError(
+                f"{arguments[0]} could not be measured ({first_line(error)}). Use a smaller batch."
+            ) from None
 
 
 def seconds_of(run: Callable[[], Any], device: torch.device) -> float:

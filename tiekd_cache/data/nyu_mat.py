@@ -12,7 +12,7 @@ import numpy as np
 
 from tiekd_cache.data.frame import DepthMap, Frame
 from tiekd_cache.data.nyu_protocol import FULL_SIZE, MAX_DEPTH_M, NYU_CROP, NYU_SIZE, nyu_crop, nyu_intrinsics
-from tiekd_cache.errors import DataError
+from tiekd_cache.errors import DataError, first_line
 
 _PREFIX = "nyu_labeled/rgb/"
 _FIELDS = {"images": (3, *FULL_SIZE[::-1]), "depths": FULL_SIZE[::-1]}  # MATLAB's order is HDF5's reversed
@@ -111,7 +111,7 @@ class NyuMatFrames:
             file = h5py.File(self.root, "r")
         except OSError as error:
             raise DataError(
-                f"{self.root} is truncated or no MATLAB 7.3 file ({str(error).splitlines()[0]}). Download it again."
+                f"{self.root} is truncated or no MATLAB 7.3 file ({first_line(error)}). Download it again."
             ) from None
         for field, shape in _FIELDS.items():
             found = file.get(field)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tiekd_cache.errors import ConfigError
+from tiekd_cache.errors import ConfigError, first_line
 from tiekd_cache.students.encoders import Encoder, build_encoder
 from tiekd_cache.students.meta import made_on_meta
 from tiekd_cache.timm_compat import timm_module
@@ -91,7 +91,7 @@ def _try_out(model: str) -> _Trial:
             encoder = _cut(model, options)
             features = _answer(encoder, TRIAL_SIZE)
         except Exception as error:  # assertions, broadcasting, missing operators: timm's models fail in every way
-            reason = reason or (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            reason = reason or first_line(error)
             continue
         layouts = {
             _layout(feature.shape[1:], channels, stride)

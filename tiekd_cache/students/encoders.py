@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tiekd_cache.data.places import default_checkpoints_dir
-from tiekd_cache.errors import CheckpointError
+from tiekd_cache.errors import CheckpointError, first_line
 from tiekd_cache.model_hub import why_unreachable
 from tiekd_cache.timm_compat import timm_module
 
@@ -66,7 +66,7 @@ def _with_weights(create: Callable[..., nn.Module], model: str) -> nn.Module:
         try:
             encoder = create(pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception as error:  # of the hub's client, its HTTP library, or the disk: all mean "no weights"
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
         else:
             return encoder
     raise CheckpointError(
@@ -93,9 +93,8 @@ def _from_file(encoder: nn.Module, model: str, path: Path) -> nn.Module:
             state = torch.load(path, map_location="cpu", weights_only=True)
         missing = encoder.load_state_dict(_renamed(state, encoder), strict=False).missing_keys
     except Exception as error:  # truncated, unsafe, of other shapes: all mean "not these weights"
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path} does not hold ImageNet weights of {model} ({reason}). Remove or replace it."
+            f"{path} does not hold ImageNet weights of {model} ({first_line(error)}). Remove or replace it."
         ) from None
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:

@@ -10,7 +10,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
-from tiekd_cache.errors import CheckpointError
+from tiekd_cache.errors import CheckpointError, first_line
 
 
 def write_safetensors(path: Path, payload: Mapping[str, Any]) -> None:
@@ -26,7 +26,7 @@ def write_safetensors(path: Path, payload: Mapping[str, Any]) -> None:
         safetensors.torch.save_file(tensors, aside, metadata=metadata)
         aside.replace(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"Cannot write {path}: {str(error).splitlines()[0]}. Choose another file.") from None
+        raise CheckpointError(f"Cannot write {path}: {first_line(error)}. Choose another file.") from None
     finally:
         aside.unlink(missing_ok=True)
 
@@ -45,8 +45,9 @@ def read_safetensors(path: Path) -> dict[str, Any]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
         said = {key: json.loads(metadata[key]) for key in ("settings", "meta")}
     except (OSError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise CheckpointError(f"{path} is truncated or no safetensors file ({reason}). Copy it again.") from None
+        raise CheckpointError(
+            f"{path} is truncated or no safetensors file ({first_line(error)}). Copy it again."
+        ) from None
     except (KeyError, ValueError):
         raise CheckpointError(
             f"{path} lacks a student's settings in its metadata: it was not written by `tiekd-cache export-student`."

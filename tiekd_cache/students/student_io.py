@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tiekd_cache.dpm import Bins
-from tiekd_cache.errors import CheckpointError, ConfigError
+from tiekd_cache.errors import CheckpointError, ConfigError, first_line
 from tiekd_cache.students.safetensors_file import read_safetensors, write_safetensors
 from tiekd_cache.students.student import Student, build_student
 
@@ -54,7 +54,7 @@ def write_payload(path: Path, payload: Mapping[str, Any]) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(
-            f"Cannot write {path}: {_first_line(error)}. The file that was there is unharmed."
+            f"Cannot write {path}: {first_line(error)}. The file that was there is unharmed."
         ) from error
     finally:
         aside.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def _read_archive(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except _READ_ERRORS as error:
         raise CheckpointError(
-            f"{path} is truncated or no checkpoint of ours ({_first_line(error)}). Copy it again, or train again."
+            f"{path} is truncated or no checkpoint of ours ({first_line(error)}). Copy it again, or train again."
         ) from None
 
 
@@ -146,7 +146,7 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Studen
         )
         student.load_state_dict(payload["state_dict"])
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} holds weights that do not fit its settings: {_first_line(error)}.") from error
+        raise CheckpointError(f"{path} holds weights that do not fit its settings: {first_line(error)}.") from error
     return student.to(device)
 
 
@@ -156,8 +156,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

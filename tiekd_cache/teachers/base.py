@@ -116,6 +116,7 @@ class Teacher(abc.ABC):
         weights_source: where the weights came from, in words: a file name, `random:0`, `none`.
         trained: False for random weights; the store says so, in capitals.
         flip_average: whether averaging with the mirrored image's answer makes sense for it.
+        autocasts: False where it does not compute in PyTorch, so that no precision but float32 can be asked for.
         needs_lidar: True where it answers from a frame's LiDAR depth: `predict_frames` then expects it as `gt_depth`.
         clamps_to: (min, max) metres where its published protocol clamps its output, else None.
         preprocessing: what it does to the image, as JSON values; part of the digest.
@@ -126,6 +127,7 @@ class Teacher(abc.ABC):
     weights_source: str
     trained: bool = True
     flip_average: bool = True
+    autocasts: bool = True
     needs_lidar: bool = False
     clamps_to: tuple[float, float] | None = None
     preprocessing: Mapping[str, Any] = MappingProxyType({})

@@ -33,6 +33,7 @@ class LidarTeacher(Teacher):
     architecture = "lidar_delaunay"
     weights_source = "none"
     flip_average = False
+    autocasts = False
     needs_lidar = True
     preprocessing: Mapping[str, Any] = MappingProxyType({"input": "LiDAR depth, m"})
 
