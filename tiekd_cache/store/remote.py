@@ -30,7 +30,7 @@ REQUEST_S = 10.0
 SLOWEST_BYTES_PER_S = 250_000.0
 """A slower line is taken for one that hangs."""
 
-LAST_START_S = 30.0
+LAST_START_S = 25.0
 """Seconds after the first request at which another may still start."""
 
 ATTEMPTS = 7
@@ -207,7 +207,7 @@ def _allowed(length: int) -> float:
     """Seconds that a request for so many bytes may take: few different numbers, each has connections of its own."""
     allowed = REQUEST_S
     while allowed < REQUEST_S + length / SLOWEST_BYTES_PER_S:
-        allowed *= 2
+        allowed *= 1.5
     return allowed
 
 
