@@ -139,9 +139,13 @@ class StoreSchema:
             schema = cls(**parts)  # type: ignore[arg-type]
         except RangeError as error:
             raise StoreError(f"attribute 'depth' makes no sense: {error}") from error
-        if attributes.get("fingerprint") != schema.fingerprint:
+        try:
+            fingerprint, digest = schema.fingerprint, schema._digest
+        except UnicodeEncodeError as error:
+            raise StoreError(f"an attribute is no Unicode text: {error.reason}") from error
+        if attributes.get("fingerprint") != fingerprint:
             raise StoreError("the fingerprint does not match the attributes: one of them was changed")
-        if attributes.get("attributes_digest") != schema._digest:
+        if attributes.get("attributes_digest") != digest:
             raise StoreError("attributes_digest does not match the attributes: one of them was changed")
         return schema
 
@@ -209,6 +213,9 @@ class StoreSchema:
         return sha256_of([FORMAT, *(getattr(self, part.name) for part in fields(self))])
 
 
+MAX_PIXELS = 1 << 26
+"""Of a map: 256 MB in float32, twice as large as the largest images of phones. What declares more is no depth map."""
+
 _NUMBER = (int, float)
 _KEYS: dict[str, dict[str, Any]] = {
     "teacher": {"name": str, "digest": str, "architecture": str, "weights": str, "trained": bool},
@@ -244,7 +251,8 @@ def _check_section(name: str, section: JsonObject) -> None:
 
 def _is_kind(value: Any, kind: Any) -> bool:
     if kind == "size":
-        return isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
+        sides = isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
+        return sides and value[0] * value[1] <= MAX_PIXELS
     if kind == "range":
         return value is None or (isinstance(value, list) and [type(n) for n in value] == [float, float])
     if kind == "skipped":
