@@ -20,7 +20,7 @@ from numcodecs.zstd import Zstd
 
 from tiekd_cache.store.codec import Codes
 from tiekd_cache.store.kernels import kernels
-from tiekd_cache.store.layout import BLOSC_BLOCK_BYTES
+from tiekd_cache.store.layout import BLOSC_BLOCK_BYTES, FRAME_ID_CHUNK
 
 blosc.use_threads = False  # as zarr-python sets it: Blosc's global thread pool does not survive a fork
 
@@ -32,6 +32,9 @@ _OUR_HEADER = bytes([2, 1, 0b1001_0100, 2])
 _PLAIN_FLAGS = bytes([0b1001_0000])
 _THREAD = threading.local()
 _ZSTD = Zstd(level=1)
+_ZSTD_MAGIC = bytes.fromhex("28b52ffd")
+_MOST_FRAME_LIST_BYTES = FRAME_ID_CHUNK * (4 + 4096)
+"""Of a chunk of the frame list: ids as long as the longest path."""
 _SMALLEST = 32 * 1024
 """Bytes of a map below which frames of their own for some bit planes cost more than they save."""
 
@@ -199,13 +202,33 @@ def decode_frame_ids(chunk: bytes) -> list[str]:
     """The ids in a chunk of the frame list, the filling of the last one included.
 
     Raises:
-        Damage: the chunk is not whole.
+        Damage: the chunk is not whole, or declares more than a frame list can be, which is then not made.
     """
     data = without_crc(chunk)
+    declared = _zstd_content_bytes(data)
+    if declared > _MOST_FRAME_LIST_BYTES:
+        raise Damage(f"frame list declares {declared} bytes, more than one can have")
     try:
-        return VLenUTF8().decode(Zstd().decode(data)).tolist()  # type: ignore[no-any-return]
+        texts = Zstd().decode(data)
+        count = int.from_bytes(texts[:4], "little")
+        if count > FRAME_ID_CHUNK:
+            raise Damage(f"frame list declares {count} frames in a chunk, more than {FRAME_ID_CHUNK}")
+        return VLenUTF8().decode(texts).tolist()  # type: ignore[no-any-return]
     except (RuntimeError, ValueError) as error:
         raise Damage(f"frame list cannot be decoded ({error})") from error
+
+
+def _zstd_content_bytes(data: bytes) -> int:
+    """What a zstd frame says that it decompresses to (RFC 8878, 3.1.1.1); raises Damage where it does not say."""
+    if data[:4] != _ZSTD_MAGIC or len(data) < 9:
+        raise Damage("frame list is no zstd frame")
+    descriptor = data[4]
+    single_segment = bool(descriptor & 0x20)
+    start = 5 + (not single_segment) + (0, 1, 2, 4)[descriptor & 3]  # behind window and dictionary
+    length = (int(single_segment), 2, 4, 8)[descriptor >> 6]
+    if not length:
+        raise Damage("frame list does not declare its size")
+    return int.from_bytes(data[start : start + length], "little") + 256 * (length == 2)
 
 
 _LITTLE_ENDIAN = np.dtype("<u2").isnative
