@@ -1,15 +1,16 @@
 """The loops of `fused_compiled`, compiled by numba; the formulas are those of `fused_torch`, in the same order.
 
 A tile is worked through in blocks of pixels that stay in the processor's nearest cache. Loops over pixels become
-vector instructions; for that exponential and logarithm are polynomials, within 1e-7 of the exact ones (relative, and
-of at least 1). NaN stays NaN, so that a training step that went wrong shows.
+vector instructions; for that exponential and logarithm are polynomials, exact to the last two bits of float32. NaN
+stays NaN, so that a training step that went wrong shows.
 
-`reassociate` lets a sum be taken in any order, which vectors need; the polynomials' range reduction must not have it.
+`_any_order` lets a sum be taken in any order, which vectors need; the polynomials' range reduction must not have it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -50,9 +51,14 @@ _L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = (
     )
 )  # fmt: skip
 
-_EXACT = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-_REASSOCIATE = {**_EXACT, "fastmath": {"contract", "reassoc"}}
-_FINITE = {**_EXACT, "fastmath": {"contract", "reassoc", "nnan", "nsz"}}
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _loop(*fastmath: str) -> _Decorator:
+    return numba.njit(nogil=True, error_model="numpy", fastmath={"contract", *fastmath})  # type: ignore[no-any-return]
+
+
+_exact, _any_order, _any_order_finite = _loop(), _loop("reassoc"), _loop("reassoc", "nnan", "nsz")
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -71,7 +77,7 @@ def _number(context: Any, bits: Any) -> Any:
     )
 
 
-@numba.njit(types.float32(types.float32), **_EXACT)  # type: ignore[untyped-decorator]
+@_exact
 def exp(x: Any) -> Any:
     """exp(x) for x <= 88."""
     inside = _LEAST if x < _LEAST else x
@@ -86,7 +92,7 @@ def exp(x: Any) -> Any:
     return result if x == x else x
 
 
-@numba.njit(types.float32(types.float32), **_EXACT)  # type: ignore[untyped-decorator]
+@_exact
 def log(x: Any) -> Any:
     """log(x) for normal numbers x > 0; a finite number for 0."""
     bits = _bits(x)
@@ -103,7 +109,7 @@ def log(x: Any) -> Any:
     return result if x == x else x
 
 
-@numba.njit(**_EXACT)  # type: ignore[untyped-decorator]
+@_exact
 def _first_at_least(centers: Any, depth: Any) -> Any:
     low, high = 0, len(centers)
     while low < high:
@@ -115,7 +121,7 @@ def _first_at_least(centers: Any, depth: Any) -> Any:
     return low
 
 
-@numba.njit(**_EXACT)  # type: ignore[untyped-decorator]
+@_exact
 def _support(centers: Any, depth: Any, width: Any, released: Any) -> Any:
     """(first, count) of the bins in which the DPM is not zero, and one more on each side; see `_reach`."""
     last = len(centers) - 1
@@ -129,7 +135,7 @@ def _support(centers: Any, depth: Any, width: Any, released: Any) -> Any:
     return first, min(_first_at_least(centers, depth + reach), last) - first + 1
 
 
-@numba.njit(**_FINITE)  # type: ignore[untyped-decorator]
+@_any_order_finite
 def _fill_dpm(centers: Any, depth: Any, width: Any, released: Any, dpm: Any) -> None:
     """The DPM in the bins of the support, [n] of these centres."""
     steepness, amplitude = -_HALF / (width * width), _f(1 / _ROOT_2PI) / width
@@ -152,7 +158,7 @@ def _fill_dpm(centers: Any, depth: Any, width: Any, released: Any, dpm: Any) -> 
         dpm[j] /= total
 
 
-@numba.njit(**_REASSOCIATE)  # type: ignore[untyped-decorator]
+@_any_order
 def _kl(teacher: Any, log_student: Any, released: Any) -> Any:
     total = _ZERO
     if released:
@@ -166,7 +172,7 @@ def _kl(teacher: Any, log_student: Any, released: Any) -> Any:
     return total
 
 
-@numba.njit(**_REASSOCIATE)  # type: ignore[untyped-decorator]
+@_any_order
 def _kl_slopes(teacher: Any, student: Any, upstream: Any, released: Any, beside: Any) -> Any:
     """e, and s in `beside`, such that d KL / d logits, times upstream, is p_k * e, plus s at the support's bins."""
     if not released:
@@ -182,7 +188,7 @@ def _kl_slopes(teacher: Any, student: Any, upstream: Any, released: Any, beside:
     return total
 
 
-@numba.njit(**_EXACT)  # type: ignore[untyped-decorator]
+@_exact
 def _softmax_sums(logits: Any, start: Any, centers: Any, highest: Any, total: Any, weighted: Any) -> None:
     total[:], weighted[:] = _ZERO, _ZERO
     for k in range(len(centers)):
@@ -218,7 +224,7 @@ def _terms(
                 kl[at] += weights[t, at] * _kl(dpm[:count], score[:count], released)
 
 
-@numba.njit(**_EXACT)  # type: ignore[untyped-decorator]
+@_exact
 def _to_probabilities(logits: Any, start: Any, log_norm: Any) -> None:
     for k in range(len(logits)):
         row = logits[k, start : start + len(log_norm)]
@@ -226,7 +232,7 @@ def _to_probabilities(logits: Any, start: Any, log_norm: Any) -> None:
             row[p] = exp(row[p] - log_norm[p])
 
 
-@numba.njit(**_EXACT)  # type: ignore[untyped-decorator]
+@_exact
 def _times_slopes(probabilities: Any, start: Any, centers: Any, everywhere: Any, grad_depth: Any) -> None:
     for k in range(len(centers)):
         row, center = probabilities[k, start : start + len(everywhere)], centers[k]
@@ -270,7 +276,7 @@ def _slopes(
 
 _vector, _rows, _number_type = types.float32[::1], types.float32[:, ::1], types.float32
 _head = (_vector, _number_type, _number_type, types.boolean)
-_fastmath = {"fastmath": _EXACT["fastmath"]}
+_fastmath = {"fastmath": {"contract"}}
 
 terms = compile_kept(_terms, types.void(_rows, _vector, *_head, _rows, _rows, _vector, _vector, _vector), **_fastmath)
 slopes = compile_kept(_slopes, types.void(_rows, *_head, _rows, _rows, _vector, _vector, _vector, _vector), **_fastmath)
