@@ -6,8 +6,9 @@ as fast as they are.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ U = TypeVar("U")
 
 IN_FLIGHT = 16
 """Requests side by side where a store is opened or looked over."""
+
+_QUEUED = 8192
+"""Of them planned at a time: a million that wait take a gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +90,9 @@ class ObjectPath:
         except ConfigError:
             return False
 
-    def read_bytes(self) -> bytes:
-        """All of the object."""
-        return self.objects.get(self.key)
+    def read_bytes(self, at_most: int) -> bytes:
+        """All of the object, which may have so many bytes."""
+        return self.objects.get(self.key, at_most)
 
 
 def store_path(place: StorePlace) -> Path:
@@ -152,8 +156,11 @@ def read_again(file: Callable[[], Path], read: Callable[[], T]) -> T:
 
 def side_by_side(work: Callable[[T], U], items: Sequence[T]) -> list[U]:
     """`work` of each, in order, many at a time: over a network each one waits for an answer."""
+    results: list[U] = []
     with ThreadPoolExecutor(max(1, min(IN_FLIGHT, len(items)))) as pool:
-        return list(pool.map(work, items))
+        for start in range(0, len(items), _QUEUED):
+            results += pool.map(work, items[start : start + _QUEUED])
+    return results
 
 
 def names_in(folder: Path, candidates: Callable[[], Iterable[str]]) -> list[str]:
@@ -181,8 +188,20 @@ def files_below(folder: Path) -> list[Path]:
     """Every file of a store in a folder, sorted; raises ConfigError where a web server cannot be asked for a list."""
     objects = objects_of(folder)
     if objects is None:
-        return sorted(Path(around) / name for around, _, names in os.walk(folder) for name in names)
+        return sorted(_files_in(folder))
     return [as_path(ObjectPath(objects, key)) for key, _ in objects.list(as_object(folder).key)]
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Whatever is no folder in a folder and those below it; links are not followed."""
+    waiting = [folder]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                else:
+                    yield Path(entry.path)
 
 
 def as_object(path: Path) -> ObjectPath:
