@@ -7,6 +7,7 @@ import json
 import math
 import os
 import stat
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ DEEPEST_NESTING = 64
 
 SMALL_BYTES = 64 << 20
 """What is read whole and is no shard may have as many: attributes of a million frames have less."""
+
+_MOST_EXPANSION = 10
 
 LONGEST_INTEGER = 20
 """Digits and sign: every integer of 64 bits, and none that no float holds."""
@@ -60,6 +63,21 @@ def open_regular(path: Path) -> int:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         raise OSError(errno.EINVAL, "it is no regular file")
     return descriptor
+
+
+def fits_in_file(num_bytes: int, file_bytes: int) -> bool:
+    """Whether a file may hold so many bytes of weights or of an archive's entries, which hardly compress.
+
+    What declares more is meant to fill our memory, or our time.
+    """
+    return num_bytes <= _MOST_EXPANSION * file_bytes + SMALL_BYTES
+
+
+def check_archive(archive: zipfile.ZipFile, file_bytes: int) -> None:
+    """Raise ValueError where the entries of a zip file declare more than can be in its bytes; none is unpacked."""
+    total = sum(entry.file_size for entry in archive.infolist())
+    if not fits_in_file(total, file_bytes):
+        raise ValueError(f"it declares {total} bytes in {file_bytes}")
 
 
 def outside(path: Path, folder: Path) -> Path | None:

@@ -22,7 +22,7 @@ from tiekd_cache.agreement import UNIT_FACTOR, FrameAgreement, frame_agreement, 
 from tiekd_cache.data.frame import DepthMap, FrameSource
 from tiekd_cache.errors import DataError
 from tiekd_cache.foreign import parse_json
-from tiekd_cache.store.catalogue import Catalogue, MissingFile, open_catalogue, read_whole
+from tiekd_cache.store.catalogue import Catalogue, open_catalogue, read_optional
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import clear_errors, make_folders, write_file
 from tiekd_cache.store.layout import statistics_file
@@ -262,11 +262,12 @@ def _read_one(catalogue: Catalogue, shard: int) -> ShardStatistics | str | None:
     """The statistics of a shard; None where there are none, the reason where they do not count."""
     file = statistics_file(catalogue.path, shard)
     try:
-        statistics = ShardStatistics.from_bytes(read_whole(file, catalogue.path))
+        data = read_optional(file, catalogue.path)
+        if data is None:
+            return None
+        statistics = ShardStatistics.from_bytes(data)
         if (statistics.fingerprint, statistics.shard) != (catalogue.schema.fingerprint, shard):
             raise ValueError("belongs to another store or shard")
         return statistics
-    except MissingFile:
-        return None
     except (Damage, ValueError) as error:
         return f"statistics {file} are not counted: {error}"

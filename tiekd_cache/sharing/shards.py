@@ -18,7 +18,7 @@ import numpy as np
 from tiekd_cache.errors import StoreError
 from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of
 from tiekd_cache.statistics import ShardStatistics
-from tiekd_cache.store.catalogue import DamagedStoreError
+from tiekd_cache.store.catalogue import read_optional
 from tiekd_cache.store.chunks import Damage, decode_chunk, decode_digests, index_bytes, parse_index, without_crc
 from tiekd_cache.store.claims import claim_shard
 from tiekd_cache.store.codec import frame_digest
@@ -213,14 +213,15 @@ def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
 
 
 def _statistics(part: Part, shard: int) -> tuple[dict[str, bytes], str | None]:
-    key = key_of(part.layout.statistics_file(shard))
+    file, store = part.layout.statistics_file(shard), part.layout.path
+    key = key_of(file)
     try:
-        data = get_metadata(part.objects, key)
+        data = read_optional(file, store)
+        if data is None:
+            return {}, None
         statistics = ShardStatistics.from_bytes(data)
         if (statistics.fingerprint, statistics.shard) != (part.fingerprint, shard):
             raise ValueError("belongs to another store or shard")
-    except MissingObject:
-        return {}, None
-    except (DamagedStoreError, ValueError) as error:
+    except (Damage, ValueError) as error:
         return {}, f"statistics of shard {shard} of {part.objects.url} were left out: {error}"
     return {key: data}, None

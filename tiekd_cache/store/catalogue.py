@@ -14,8 +14,8 @@ from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import SMALL_BYTES, outside, parse_json, read_file
 from tiekd_cache.store.chunks import MAX_FRAME_LIST_BYTES, Damage, decode_frame_ids
 from tiekd_cache.store.layout import Layout, same_format
-from tiekd_cache.store.object_path import as_object, objects_of
-from tiekd_cache.store.objects import MissingObject, OversizedObject
+from tiekd_cache.store.object_path import as_object, objects_of, take_for_absent
+from tiekd_cache.store.objects import MissingObject, OversizedObject, RefusedError
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import FORMAT, JsonObject, StoreSchema, frames_digest
 
@@ -125,6 +125,17 @@ def read_whole(file: Path, store: Path, at_most: int = SMALL_BYTES) -> bytes:
         raise Damage(f"file cannot be read ({error.strerror or error})") from error
     except OversizedObject as error:
         raise Damage(str(error)) from error
+
+
+def read_optional(file: Path, store: Path) -> bytes | None:
+    """As `read_whole`, of a file that the store may lack; None where it does, see `take_for_absent`."""
+    try:
+        return read_whole(file, store)
+    except MissingFile:
+        return None
+    except RefusedError as refusal:
+        take_for_absent(store, file, refusal)
+        return None
 
 
 def local_path(path: str | Path) -> Path:

@@ -24,7 +24,7 @@ from tiekd_cache.store.chunks import CRC_BYTES, Damage, with_crc, without_crc, z
 from tiekd_cache.store.frames import OwnFrames
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import BYTES, Layout, array_document, same_format, sharded_document
-from tiekd_cache.store.object_path import StorePlace, read_again, sizes_of, store_path
+from tiekd_cache.store.object_path import StorePlace, has_optional, read_again, sizes_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import JsonObject, StoreSchema, sha256_of
 
@@ -175,7 +175,8 @@ def _attributes(schema: StoreSchema) -> JsonObject:
 
 def has_images(store: StorePlace) -> bool:
     """Whether a store has a folder of images, be it finished or not."""
-    return (store_path(store) / FOLDER / "zarr.json").exists()
+    path = store_path(store)
+    return has_optional(path, path / FOLDER / "zarr.json")
 
 
 def open_images(store: Catalogue) -> ImageCatalogue | None:
@@ -202,7 +203,7 @@ def open_images(store: Catalogue) -> ImageCatalogue | None:
     if not same_format(arrays, layout.array_metadata()):
         raise _unreadable(store.path, file, "metadata of the arrays are not those of format 1")
     try:
-        done = done_shards(folder / "done", layout.num_shards)
+        done = done_shards(folder / "done", layout.num_shards, store.path)
     except OSError as error:
         raise damaged(store.path, folder / "done", f"done-records cannot be listed ({error.strerror})") from error
     return ImageCatalogue(layout, expected["fingerprint"], store, done)

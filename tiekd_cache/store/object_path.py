@@ -7,7 +7,9 @@ as fast as they are.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.store.chunks import Damage
-from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, is_remote, open_objects
+from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, RefusedError, is_remote, open_objects
 
 StorePlace = str | Path | Objects
 """Where a store is read from: a folder, a `.zip` file, a URL, or objects."""
@@ -26,6 +28,10 @@ U = TypeVar("U")
 
 IN_FLIGHT = 16
 """Requests side by side where a store is opened or looked over."""
+
+_LOG = logging.getLogger("tiekd_cache")
+_SAID: set[str] = set()
+_SAYING = threading.Lock()
 
 _QUEUED = 8192
 """Of them planned at a time: a million that wait take a gigabyte."""
@@ -163,12 +169,40 @@ def side_by_side(work: Callable[[T], U], items: Sequence[T]) -> list[U]:
     return results
 
 
-def names_in(folder: Path, candidates: Callable[[], Iterable[str]]) -> list[str]:
+def has_optional(store: Path, file: Path) -> bool:
+    """Whether a store has a file that stores may lack; raises as `take_for_absent`, and RemoteError without answer."""
+    try:
+        return file.is_file()
+    except RefusedError as refusal:
+        take_for_absent(store, file, refusal)
+        return False
+
+
+def take_for_absent(store: Path, file: Path, refusal: RefusedError) -> None:
+    """Raise the refusal of a file that stores may lack, unless the store's attributes can be read: then log it, once.
+
+    S3 answers 403 for what is not there, too, to whoever may not list. What a store cannot lack is never taken for
+    absent.
+    """
+    part = str(file)[len(str(store)) :].strip("/").partition("/")[0]
+    said = f"{store}: access to its {part} is refused. The store itself can be read, so it is taken to have no {part}."
+    with _SAYING:
+        if said in _SAID:
+            return
+        if not (store / "zarr.json").is_file():
+            raise refusal
+        _SAID.add(said)
+        _LOG.warning(said)
+
+
+def names_in(folder: Path, candidates: Callable[[], Iterable[str]], store: Path | None = None) -> list[str]:
     """The names of the files in a folder of a store.
 
     Args:
         folder: it need not exist.
-        candidates: the names that matter; where a web server cannot be asked for a list, it is asked for each of them.
+        candidates: the names that matter; where no list is to be had (a plain web server; no permission), each of them
+            is asked for.
+        store: given where it may lack the folder; see `has_optional`.
     Raises:
         OSError: a folder cannot be listed, or is none.
         StoreError: no answer, or no permission.
@@ -178,10 +212,13 @@ def names_in(folder: Path, candidates: Callable[[], Iterable[str]]) -> list[str]
         return os.listdir(folder) if folder.exists() else []  # noqa: PTH208 - names are all that is needed
     try:
         return [key.rpartition("/")[2] for key, _ in objects.list(as_object(folder).key)]
-    except ConfigError:
+    except (ConfigError, RefusedError):
         names = list(candidates())
-        there = side_by_side(lambda name: (folder / name).is_file(), names)
-        return [name for name, found in zip(names, there, strict=True) if found]
+
+        def there(name: str) -> bool:
+            return (folder / name).is_file() if store is None else has_optional(store, folder / name)
+
+        return [name for name, found in zip(names, side_by_side(there, names), strict=True) if found]
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -218,7 +255,7 @@ def sizes_of(files: Sequence[Path]) -> list[int]:
     try:
         listed = dict(objects.list(os.path.commonpath([key.rpartition("/")[0] for key in keys])))
         return [listed.get(key, 0) for key in keys]
-    except ConfigError:
+    except (ConfigError, RefusedError):
         return side_by_side(lambda key: _size(objects, key), keys)
 
 

@@ -76,14 +76,18 @@ class DoneRecord:
             )
 
 
-def done_shards(folder: Path, num_shards: int) -> frozenset[int]:
+def done_shards(folder: Path, num_shards: int, store: Path | None = None) -> frozenset[int]:
     """Numbers of the shards that have a done-record in the folder; no record is opened.
 
+    Args:
+        folder: of the records.
+        num_shards: of the finished store.
+        store: given where it may lack the folder; see `names_in`.
     Raises:
         OSError: the folder cannot be listed, or is none.
         StoreError: objects cannot be had, see `Objects`.
     """
-    names = names_in(folder, lambda: [f"{shard:05d}.json" for shard in range(num_shards)])
+    names = names_in(folder, lambda: [f"{shard:05d}.json" for shard in range(num_shards)], store)
     found = map(_SHARD_RECORD.fullmatch, names)
     shards = (int(match[1]) for match in found if match)
     return frozenset(shard for shard in shards if shard < num_shards)

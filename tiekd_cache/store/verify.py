@@ -29,6 +29,7 @@ from tiekd_cache.store.codec import frame_digest
 from tiekd_cache.store.durable import is_partial, make_folders, remove_files, write_file
 from tiekd_cache.store.layout import metadata_bytes, same_format
 from tiekd_cache.store.object_path import files_below, objects_of, store_path
+from tiekd_cache.store.objects import RefusedError
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import sha256_of
 from tiekd_cache.store.shard_file import ShardBytes
@@ -233,7 +234,7 @@ def _check_frames(catalogue: Catalogue, shard: int, record: DoneRecord) -> Itera
 
 def _check_statistics(catalogue: Catalogue) -> Iterator[tuple[Path, str]]:
     """(file, what is wrong with it) of the statistics of finished shards; a shard need not have any."""
-    there = done_shards(catalogue.layout.statistics_file(0).parent, catalogue.layout.num_shards)
+    there = done_shards(catalogue.layout.statistics_file(0).parent, catalogue.layout.num_shards, catalogue.path)
     for shard in sorted(catalogue.done):
         file = catalogue.layout.statistics_file(shard)
         if shard not in there:
@@ -278,8 +279,8 @@ def _stray_files(catalogue: Catalogue) -> Iterator[str]:
 
     try:
         files = files_below(layout.path)
-    except ConfigError:
-        yield "a plain web server does not say what it has: files that do not belong were not looked for"
+    except (ConfigError, RefusedError):
+        yield "no list of what is there is to be had: files that do not belong were not looked for"
         return
     for file in files:
         if is_partial(file.name):

@@ -21,7 +21,7 @@ from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.statistics import ShardStatistics
 from tiekd_cache.store import ResponseStore, open_store
-from tiekd_cache.store.catalogue import MissingFile, damaged, local_path, read_whole
+from tiekd_cache.store.catalogue import damaged, local_path, read_optional
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.codec import MISSING_CODE, Codes, frame_digest, quantise
 from tiekd_cache.store.durable import clear_errors, partial_path, remove_abandoned, sync_folder
@@ -124,10 +124,10 @@ def _statistics(store: ResponseStore) -> list[str]:
 def _text_of(file: Path, store: ResponseStore) -> str:
     """The statistics of a shard, nothing where it has none; raises DamagedStoreError where importing would fail."""
     try:
-        data = read_whole(file, store.info.path)
+        data = read_optional(file, store.info.path)
+        if data is None:
+            return ""
         ShardStatistics.from_bytes(data)
-    except MissingFile:
-        return ""
     except (Damage, ValueError) as error:
         raise damaged(store.info.path, file, error) from error
     return data.decode()
