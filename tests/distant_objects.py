@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tiekd_cache.errors import ConfigError
+from tiekd_cache.foreign import SMALL_BYTES
 from tiekd_cache.store.objects import FolderObjects, RemoteError
 
 
@@ -36,10 +37,10 @@ class DistantObjects:
     def __reduce__(self) -> tuple[type[DistantObjects], tuple[Path, Path | None, float]]:
         return DistantObjects, (self.folder, self.log, self.slow_s)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
         self._ask("get", key)
         time.sleep(self.slow_s)
-        return self.garble(key, self._files.get(key))
+        return self.garble(key, self._files.get(key, at_most))
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         self._ask("get_range", key)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.store.objects import MissingObject
+from tiekd_cache.foreign import SMALL_BYTES
+from tiekd_cache.store.objects import MissingObject, oversized
 
 
 class MemoryObjects:
@@ -45,16 +46,17 @@ class MemoryObjects:
             file.write_bytes(data)
         return folder
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
         """See Objects."""
         self.reads.append(key)
-        if key not in self.content:
-            raise MissingObject(f"There is no {key} at {self.url}")
+        size = self.size(key)
+        if size > at_most:
+            raise oversized(f"{self.url}/{key}", f"it has {size} bytes, and may have {at_most}")
         return self.content[key]
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """See Objects."""
-        return self.get(key)[start : start + length]
+        return self.get(key, self.size(key))[start : start + length]
 
     def size(self, key: str) -> int:
         """See Objects."""

@@ -17,6 +17,7 @@ from store_helpers import frame_list, make_store
 from tiekd_cache.cli import main
 from tiekd_cache.distill import start_of_workers
 from tiekd_cache.errors import ConfigError, FrameNotFoundError, StoreError
+from tiekd_cache.foreign import SMALL_BYTES
 from tiekd_cache.store import open_store, verify_store
 from tiekd_cache.store.catalogue import DamagedStoreError
 from tiekd_cache.store.objects import FolderObjects, MissingObject, RemoteError, is_remote, store_place
@@ -36,7 +37,7 @@ class MemoryObjects:
         self.asked: list[str] = []
         self.before_range: Callable[[], object] = lambda: None
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
         self.asked.append(key)
         if key not in self.data:
             raise MissingObject(f"There is no {self.url}/{key}")

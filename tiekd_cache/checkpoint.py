@@ -42,12 +42,41 @@ def load_checkpoint(path: Path, parts: TrainingParts) -> int:
             "would follow another curve. Start a new run with another --run."
         )
     try:
+        step = payload["step"]
+        if type(step) is not int or not 0 <= step <= parts.total_steps:
+            raise ValueError(f"it has done no number of its {parts.total_steps} steps")
+        _check_alike(payload, parts)
         parts.student.load_state_dict(payload["state_dict"])
         parts.optimiser.load_state_dict(payload["optimiser"])
         parts.schedule.load_state_dict(payload["schedule"])
         if parts.average is not None:
             parts.average.student.load_state_dict(payload["average"])
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+    except (AttributeError, KeyError, ValueError, RuntimeError, TypeError) as error:
         what = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not fit this run: {what}. Start a new run.") from None
-    return int(payload["step"])
+    return step
+
+
+def _check_alike(payload: Mapping[str, Any], parts: TrainingParts) -> None:
+    """Raise ValueError where optimiser or schedule hold something else than those of a run with these parameters do.
+
+    torch takes over whatever stands in a schedule's state, and looks at no shape in an optimiser's.
+    """
+    own, optimiser, schedule = parts.optimiser.state_dict(), payload["optimiser"], payload["schedule"]
+    settings = [(theirs, mine) for theirs, mine in zip(optimiser["param_groups"], own["param_groups"], strict=True)]
+    for theirs, mine in [*settings, (schedule, parts.schedule.state_dict())]:
+        wrong = [name for name in theirs.keys() & mine.keys() if not _same_kind(theirs[name], mine[name])]
+        wrong += [name for name in theirs if callable(getattr(parts.schedule, name, None))]
+        if wrong:
+            raise ValueError(f"the state of its optimiser has something else in {wrong[0]}")
+    parameters = [parameter for group in parts.optimiser.param_groups for parameter in group["params"]]
+    for number, entries in optimiser["state"].items():
+        shapes = [entry.shape for name, entry in entries.items() if name != "step"]
+        if any(shape != parameters[number].shape for shape in shapes):
+            raise ValueError("the state of its optimiser is of other weights")
+
+
+def _same_kind(one: Any, other: Any) -> bool:
+    """Whether two settings are of one type; numbers are, and whatever may be None."""
+    number = (int, float)
+    return type(one) is type(other) or None in (one, other) or (isinstance(one, number) and isinstance(other, number))

@@ -17,6 +17,7 @@ import torch
 
 from tiekd_cache.data.kitti_inventory import DataReport, look_at_data
 from tiekd_cache.data.places import default_checkpoints_dir, default_kitti_root
+from tiekd_cache.foreign import parse_json, read_file
 from tiekd_cache.teachers.cards import CARDS
 from tiekd_cache.teachers.checkpoints import files_by_teacher, where_to_get
 from tiekd_cache.timm_compat import timm_module
@@ -200,7 +201,7 @@ def _look_at_stores(folder: Path, problems: list[str]) -> tuple[StoreReport, ...
 def _look_at_store(path: Path) -> StoreReport:
     """A store's attributes alone; `tiekd-cache info` and `verify` say more."""
     try:
-        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        attributes = parse_json(read_file(path / "zarr.json"))["attributes"]
         return StoreReport(str(path), str(attributes["teacher"]["name"]), int(attributes["dataset"]["num_frames"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"

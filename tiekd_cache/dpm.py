@@ -109,7 +109,7 @@ class Bins:
             )
         try:
             min_depth, max_depth = float(values["min_depth"]), float(values["max_depth"])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ConfigError(f"Bins from {values['min_depth']!r} to {values['max_depth']!r}: not metres.") from None
         return cls(min_depth, max_depth, values["num_bins"], values["spacing"])
 

@@ -6,9 +6,17 @@ or a narrower class. Anything else that escapes is a bug of ours and keeps its t
 
 from __future__ import annotations
 
+from tiekd_cache.foreign import printable
+
+LONGEST_MESSAGE = 4000
+"""Characters; what is longer repeats something that a file says, and is cut in its middle."""
+
 
 class TiekdError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can mend. As text it is one line, whatever somebody's file put into it."""
+
+    def __str__(self) -> str:
+        return one_line(Exception.__str__(self))  # KeyError's, in a class that is one too, would add quotes
 
 
 class SharedError(TiekdError):
@@ -30,8 +38,6 @@ class StoreError(TiekdError):
 class FrameNotFoundError(StoreError, KeyError):
     """A store holds no response for a frame."""
 
-    __str__ = Exception.__str__  # KeyError would print the message in quotes
-
 
 class CheckpointError(TiekdError):
     """Weights are missing, truncated, unsafe or belong to another network."""
@@ -47,6 +53,14 @@ class ShapeError(TiekdError, ValueError):
 
 class RangeError(TiekdError, ValueError):
     """A value, usually a depth in metres, lies outside its documented range."""
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters, of at most `LONGEST_MESSAGE` characters."""
+    half = LONGEST_MESSAGE // 2
+    if len(text) > LONGEST_MESSAGE:
+        text = f"{text[: half - 3]} … {text[-half:]}"
+    return printable(text)
 
 
 def first_line(error: BaseException) -> str:

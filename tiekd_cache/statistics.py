@@ -21,11 +21,12 @@ import numpy as np
 from tiekd_cache.agreement import UNIT_FACTOR, FrameAgreement, frame_agreement, is_wrong_unit, median_ratio
 from tiekd_cache.data.frame import DepthMap, FrameSource
 from tiekd_cache.errors import DataError
-from tiekd_cache.store.catalogue import Catalogue, open_catalogue
+from tiekd_cache.foreign import parse_json
+from tiekd_cache.store.catalogue import Catalogue, open_catalogue, read_optional
+from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import clear_errors, make_folders, write_file
 from tiekd_cache.store.layout import statistics_file
 from tiekd_cache.store.object_path import is_network, side_by_side, store_path
-from tiekd_cache.store.objects import MissingObject
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema, canonical_json, sha256_of
 
@@ -76,7 +77,7 @@ class ShardStatistics:
         Raises:
             ValueError: it is something else, was changed, or has other bins.
         """
-        document: Any = json.loads(data)
+        document: Any = parse_json(data)
         if not isinstance(document, dict) or document.pop("statistics_digest", None) != sha256_of(document):
             raise ValueError("does not match its own digest: it was changed")
         if document.pop("edges_m", None) != list(EDGES_M):
@@ -85,9 +86,26 @@ class ShardStatistics:
             agreement = tuple(FrameAgreement(**frame) for frame in document.pop("agreement"))
             for name in ("histogram", "unreadable"):
                 document[name] = tuple(document[name])
-            return cls(**document, agreement=agreement)
+            statistics = cls(**document, agreement=agreement)
         except (KeyError, TypeError) as error:
             raise ValueError(f"lacks something ({error})") from error
+        statistics._check()
+        return statistics
+
+    def _check(self) -> None:
+        """Raise ValueError where something is of another type, or no number that it can be."""
+        counts = (self.shard, self.frames, self.pixels, self.missing, *self.histogram)
+        counts += tuple(frame.pixels for frame in self.agreement)
+        numbers = [self.nearest, self.farthest]
+        numbers += [number for frame in self.agreement for number in (frame.abs_rel, frame.median_ratio)]
+        texts = (self.fingerprint, *self.unreadable, *(frame.frame_id for frame in self.agreement))
+        if (
+            len(self.histogram) != len(EDGES_M)
+            or any(type(count) is not int or count < 0 for count in counts)
+            or any(type(number) not in (int, float) or number < 0 for number in numbers)
+            or not all(isinstance(text, str) for text in texts)
+        ):
+            raise ValueError("holds something that cannot be: it was made by other means")
 
 
 def shard_statistics(
@@ -244,11 +262,12 @@ def _read_one(catalogue: Catalogue, shard: int) -> ShardStatistics | str | None:
     """The statistics of a shard; None where there are none, the reason where they do not count."""
     file = statistics_file(catalogue.path, shard)
     try:
-        statistics = ShardStatistics.from_bytes(file.read_bytes())
+        data = read_optional(file, catalogue.path)
+        if data is None:
+            return None
+        statistics = ShardStatistics.from_bytes(data)
         if (statistics.fingerprint, statistics.shard) != (catalogue.schema.fingerprint, shard):
             raise ValueError("belongs to another store or shard")
         return statistics
-    except (FileNotFoundError, MissingObject):
-        return None
-    except (OSError, ValueError) as error:
+    except (Damage, ValueError) as error:
         return f"statistics {file} are not counted: {error}"

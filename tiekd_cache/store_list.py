@@ -5,7 +5,6 @@ A listing reads one file of each store, its attributes, and the names and sizes 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,21 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from tiekd_cache.errors import ConfigError, StoreError
+from tiekd_cache.foreign import parse_json, shown
 from tiekd_cache.store.catalogue import is_store, layout_of
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.layout import Layout
 from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, is_remote, open_objects
 from tiekd_cache.store.schema import FORMAT, StoreSchema
 
-LARGEST_ATTRIBUTES_BYTES = 64 << 20
-"""Attributes of a million frames have less; more is not read into memory."""
-
-UNREADABLE = (Damage, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError)
+UNREADABLE = (Damage, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 """What reading raises where someone made a store by other means: one such must not hide the others."""
 
 _PARTS = {"residual", "frame_id", "digest", "done"}
 _FORMAT_NAME = re.compile(r"tiekd-cache/\d+")
-_RECORD = re.compile(r"done/(\d{5,})\.json")
+_RECORD = re.compile(r"done/([0-9]{5,10})\.json")
 
 
 @dataclass(frozen=True)
@@ -152,12 +149,6 @@ def is_catalogue(place: str | Path) -> bool:
     return False
 
 
-def shown(text: str, longest: int = 80) -> str:
-    """Text from a store for one line on a terminal: no control characters, no more than `longest` characters."""
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
-
-
 def _folders(root: Path) -> Iterator[tuple[Path, str]]:
     """The folders that may be stores with their names: the root, or its folders, or theirs; no store's own parts."""
     if _may_be_store(root):
@@ -207,12 +198,15 @@ def _among(objects: Objects) -> list[ListedStore]:
     listing = objects.list()
     keys = [key for key, _ in listing]
     names = ["."] if "zarr.json" in keys else _names(keys)
+    sizes: dict[str, dict[str, int]] = {name: {} for name in names}
+    for key, size in listing:
+        for name in sizes.keys() & {".", *("/".join(key.split("/")[:depth]) for depth in (1, 2))}:
+            sizes[name][key if name == "." else key.removeprefix(f"{name}/")] = size
     found = []
     for name in names:
         prefix = "" if name == "." else f"{name}/"
-        sizes = {key.removeprefix(prefix): size for key, size in listing if key.startswith(prefix)}
         place = objects.url if name == "." else f"{objects.url}/{name}"
-        found.append(_read(objects, prefix, sizes, place, name))
+        found.append(_read(objects, prefix, sizes[name], place, name))
     return [store for store in found if store is not None]
 
 
@@ -235,7 +229,7 @@ def _read(objects: Objects, prefix: str, sizes: Mapping[str, int], place: str, n
     total = sum(sizes.values())
     ours = all(any(key.startswith(f"{part}/") for key in sizes) for part in _PARTS)
     try:
-        group = _group(objects, prefix, sizes)
+        group = parse_json(objects.get(f"{prefix}zarr.json"))
     except (StoreError, *UNREADABLE) as error:
         unreadable = shown(f"zarr.json cannot be read ({error})", 300)
         return ListedStore(place, name, total, problem=unreadable) if ours else None
@@ -259,13 +253,6 @@ def _read(objects: Objects, prefix: str, sizes: Mapping[str, int], place: str, n
     elif "frame_id/c/0" not in sizes:
         problem = "the frame list frame_id/c/0 is missing"
     return ListedStore(place, name, total, schema, _frames(done, layout), _frames(images, layout), problem)
-
-
-def _group(objects: Objects, prefix: str, sizes: Mapping[str, int]) -> Any:
-    size = sizes.get("zarr.json", 0)
-    if size > LARGEST_ATTRIBUTES_BYTES:
-        raise Damage(f"it has {size} bytes")
-    return json.loads(objects.get(f"{prefix}zarr.json"))
 
 
 def _done(sizes: Mapping[str, int], prefix: str, layout: Layout) -> list[int]:

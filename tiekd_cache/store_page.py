@@ -12,10 +12,11 @@ from html import escape
 from pathlib import Path
 
 from tiekd_cache.errors import TiekdError
+from tiekd_cache.foreign import shown
 from tiekd_cache.pictures import depth_thumbnail
 from tiekd_cache.store import open_store
 from tiekd_cache.store.durable import clear_errors, write_file
-from tiekd_cache.store_list import UNREADABLE, ListedStore, shown
+from tiekd_cache.store_list import UNREADABLE, ListedStore
 from tiekd_cache.version import __version__
 
 MOST_THUMBNAILS = 200

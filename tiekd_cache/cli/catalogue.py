@@ -11,6 +11,7 @@ import click
 
 from tiekd_cache.cli.common import named_store, note, only_store
 from tiekd_cache.errors import ConfigError, SharedError, StoreError
+from tiekd_cache.foreign import shown
 
 if TYPE_CHECKING:
     from tiekd_cache.store import StoreSchema
@@ -32,7 +33,7 @@ def choose_stores(
         TiekdError: as `choose_store` and `only_store`.
     """
     from tiekd_cache.store_choice import choose_store
-    from tiekd_cache.store_list import is_catalogue, shown
+    from tiekd_cache.store_list import is_catalogue
 
     if teachers and len(places) > 1:
         raise click.UsageError("--teacher looks in one catalogue: name one --store, or the stores without --teacher.")
@@ -65,7 +66,6 @@ def refuse_made_already(catalogue: str | Path | None, own: str | Path) -> Callab
 
     def check(schema: StoreSchema) -> None:
         from tiekd_cache.store_choice import find_same
-        from tiekd_cache.store_list import shown
 
         if place is None or _is_begun(own):
             return

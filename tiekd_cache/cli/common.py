@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from tiekd_cache.errors import SharedError, TiekdError
+from tiekd_cache.errors import SharedError, TiekdError, one_line
 from tiekd_cache.launch import Launch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -51,7 +51,12 @@ class FiniteRange(click.FloatRange):
 def note(text: str) -> None:
     """A sentence for the user, on stderr, so that stdout holds results only; of several ranks the first one speaks."""
     if Launch.from_environment().rank == 0:
-        click.echo(text, err=True)
+        click.echo(one_line(text), err=True)
+
+
+def say(text: str) -> None:
+    """A line of a result on stdout, whatever a store's texts in it are."""
+    click.echo(one_line(text))
 
 
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:
@@ -61,7 +66,7 @@ def print_result(result: Mapping[str, Any], as_json: bool) -> None:
         return
     width = max(len(name) for name in result)
     for name, value in result.items():
-        click.echo(f"{name:<{width}}  {_text(value)}")
+        say(f"{name:<{width}}  {_text(value)}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> None:
@@ -72,7 +77,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_colum
             cell.ljust(width) if i < text_columns else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tiekd_cache.cli.common import json_option
+from tiekd_cache.cli.common import json_option, say
 
 
 @click.command()
@@ -28,4 +28,4 @@ def doctor(kitti: Path | None, checkpoints: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(report.to_json(), indent=2))
         return
     for line in report.lines():
-        click.echo(line)
+        say(line)

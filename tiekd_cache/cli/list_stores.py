@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from tiekd_cache.cli.common import json_option, named_store, note, print_table
+from tiekd_cache.foreign import shown
 from tiekd_cache.progress import progress_bar
 
 _HEADER = ("store", "teacher", "data set", "split", "fingerprint", "maker", "date", "images", "frames", "size")
@@ -37,7 +38,7 @@ def list_command(place: str | Path, html: Path | None, thumbnails: int, as_json:
       tiekd-cache list s3://team/stores --json
     """
     from tiekd_cache.store.objects import open_objects
-    from tiekd_cache.store_list import list_stores, shown
+    from tiekd_cache.store_list import list_stores
     from tiekd_cache.store_page import cells, store_page, write_page
 
     stores = list_stores(place)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tiekd_cache.cli.common import note, print_table
+from tiekd_cache.cli.common import note, print_table, say
 
 if TYPE_CHECKING:
     from tiekd_cache.pipeline import PipelineReport
@@ -40,7 +40,7 @@ def print_report(report: PipelineReport) -> None:
         if result.ground_truth is not None:
             rows.append([who, str(result.gt_frames), *(f"{result.ground_truth[column]:.4f}" for column in COLUMNS)])
     print_table(["against ground truth", "frames", *COLUMNS], rows)
-    click.echo(f"student   {report.run / 'best.pt'}")
-    click.echo(f"pictures  {report.run / 'pictures.png'}")
-    click.echo(f"losses    {report.run / 'loss.png'}")
-    click.echo(f"store     {report.store}")
+    say(f"student   {report.run / 'best.pt'}")
+    say(f"pictures  {report.run / 'pictures.png'}")
+    say(f"losses    {report.run / 'loss.png'}")
+    say(f"store     {report.store}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiekd_cache.cli.common import device_option, json_option, named_store, note, only_store, print_result
+from tiekd_cache.cli.common import device_option, json_option, named_store, note, only_store, print_result, say
 from tiekd_cache.cli.source_options import open_source, source_options
 from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import progress_bar
@@ -65,18 +65,18 @@ def _print_info(facts: dict[str, Any]) -> None:
         compared = "nothing compared"
         if truth["frames"]:
             compared = f"{truth['frames']} frames, abs_rel {truth['abs_rel']}, median ratio {truth['median_ratio']}"
-        click.echo(f"missing pixels  {found['missing_share']:.2%}")
-        click.echo(f"ground truth    {compared}")
-        click.echo(f"depth           {found['nearest_m']} .. {found['farthest_m']} m, of the pixels that have any:")
+        say(f"missing pixels  {found['missing_share']:.2%}")
+        say(f"ground truth    {compared}")
+        say(f"depth           {found['nearest_m']} .. {found['farthest_m']} m, of the pixels that have any:")
         shares = list(found["histogram"].items())
         while shares and not shares[-1][1]:
             shares.pop()
         for name, share in shares:
-            click.echo(f"  {name:>9}  {share:7.2%}  {'#' * round(60 * share)}".rstrip())
+            say(f"  {name:>9}  {share:7.2%}  {'#' * round(60 * share)}".rstrip())
         for line in truth["unreadable"]:
-            click.echo(f"ground truth not compared: {line}")
+            say(f"ground truth not compared: {line}")
     for frame in facts["skipped"]:
-        click.echo(f"no response to {frame['frame_id']}: {frame['reason']}")
+        say(f"no response to {frame['frame_id']}: {frame['reason']}")
 
 
 @click.command()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from tiekd_cache.errors import ConfigError, StoreError
+from tiekd_cache.foreign import parse_json
 from tiekd_cache.sharing.shared_store import Part, SharedStore, get_metadata, open_shared
 from tiekd_cache.store.chunks import Damage, decode_frame_ids
 from tiekd_cache.store.images import FOLDER
@@ -90,7 +89,7 @@ def _same(key: str, ours: bytes, theirs: bytes) -> bool:
         return True
     try:
         if key.endswith("zarr.json"):
-            return same_format(json.loads(ours), json.loads(theirs))
+            return same_format(parse_json(ours), parse_json(theirs))
         return decode_frame_ids(ours) == decode_frame_ids(theirs)
-    except (Damage, ValueError, RecursionError):
+    except (Damage, ValueError):
         return False

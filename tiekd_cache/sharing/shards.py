@@ -18,13 +18,13 @@ import numpy as np
 from tiekd_cache.errors import StoreError
 from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of
 from tiekd_cache.statistics import ShardStatistics
-from tiekd_cache.store.catalogue import DamagedStoreError
+from tiekd_cache.store.catalogue import read_optional
 from tiekd_cache.store.chunks import Damage, decode_chunk, decode_digests, index_bytes, parse_index, without_crc
 from tiekd_cache.store.claims import claim_shard
 from tiekd_cache.store.codec import frame_digest
 from tiekd_cache.store.images import FOLDER, ImageLayout, decode_image, image_digest
 from tiekd_cache.store.kernels import kernels
-from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects
+from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, OversizedObject
 from tiekd_cache.store.record import DoneRecord
 
 RETRY_S = 0.2
@@ -65,9 +65,9 @@ def load_shard(part: Part, shard: int) -> LoadedShard:
     objects, key = part.objects, part.shard_key(shard)
     try:
         size = objects.size(key)
-        if size != record.file_bytes or size > _largest(part):
+        if size != record.file_bytes or size > part.layout.largest_shard:
             raise Damage(f"{size} bytes, the done-record says {record.file_bytes}")
-        data = objects.get(key)
+        data = objects.get(key, size)
         if hashlib.sha256(data).hexdigest() != record.file_sha256:
             raise Damage("sha256 differs from that in the done-record")
         _check_frames(part, record, data)
@@ -131,13 +131,11 @@ def _taken_over(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool
     """
     record, key = loaded.record, part.shard_key(loaded.record.shard)
     try:
-        if target.size(key) > _largest(part):
-            raise Damage("too large")
-        found = target.get(key)
+        found = target.get(key, part.layout.largest_shard)
         if found != loaded.data:
             _check_frames(part, record, found)
         return replace(record, file_bytes=len(found), file_sha256=hashlib.sha256(found).hexdigest())
-    except (Damage, MissingObject) as error:
+    except (Damage, MissingObject, OversizedObject) as error:
         if not alone:
             raise _other(target, part, record.shard, key) from error
     target.put(key, loaded.data)
@@ -154,7 +152,7 @@ def _other(target: Objects, part: Part, shard: int, key: str) -> ConflictError:
 
 
 def _read_back(target: Objects, key: str, data: bytes) -> None:
-    if target.size(key) != len(data) or target.get(key) != data:
+    if target.size(key) != len(data) or target.get(key, len(data)) != data:
         raise StoreError(
             f"{key} was written to {target.url} and reads back differently. It has no done-record and counts for"
             " nothing. The disk, the memory or the network is faulty: check them, remove that object, then give the"
@@ -181,13 +179,6 @@ def _is_there(target: Objects, part: Part, shard: int) -> bool:
     return True
 
 
-def _largest(part: Part) -> int:
-    """Bytes that a shard cannot exceed: its maps as they are, what compression may add, and the index."""
-    height, width = part.layout.native_size
-    frame = height * width * (3 if part.is_images else 2)
-    return part.layout.shard_frames * (frame + frame // 64 + 4096) + index_bytes(part.layout.shard_frames)
-
-
 def _companion_key(part: Part, shard: int) -> str:
     layout = part.layout
     return key_of(layout.intrinsics_file(shard) if isinstance(layout, ImageLayout) else layout.digest_file(shard))
@@ -197,7 +188,7 @@ def _check_frames(part: Part, record: DoneRecord, data: bytes) -> None:
     """Raise Damage unless the bytes of a shard hold exactly the frames of its record."""
     layout = part.layout
     length = index_bytes(layout.shard_frames)
-    index = parse_index(data[-length:], layout.shard_frames, len(record.digests), len(data))
+    index = parse_index(data[-length:], layout, len(record.digests), len(data))
     codes = np.empty(layout.native_size, np.uint16)
     for place, (offset, size) in enumerate(index[: len(record.digests)].tolist()):
         chunk = data[offset : offset + size]
@@ -222,14 +213,15 @@ def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
 
 
 def _statistics(part: Part, shard: int) -> tuple[dict[str, bytes], str | None]:
-    key = key_of(part.layout.statistics_file(shard))
+    file, store = part.layout.statistics_file(shard), part.layout.path
+    key = key_of(file)
     try:
-        data = get_metadata(part.objects, key)
+        data = read_optional(file, store)
+        if data is None:
+            return {}, None
         statistics = ShardStatistics.from_bytes(data)
         if (statistics.fingerprint, statistics.shard) != (part.fingerprint, shard):
             raise ValueError("belongs to another store or shard")
-    except MissingObject:
-        return {}, None
-    except (DamagedStoreError, ValueError) as error:
+    except (Damage, ValueError) as error:
         return {}, f"statistics of shard {shard} of {part.objects.url} were left out: {error}"
     return {key: data}, None

@@ -6,22 +6,18 @@ is ever written to.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiekd_cache.errors import StoreError
+from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, open_catalogue
 from tiekd_cache.store.chunks import Damage, decode_frame_ids
 from tiekd_cache.store.images import ImageCatalogue, open_images
 from tiekd_cache.store.layout import Layout, same_format
 from tiekd_cache.store.object_path import ObjectPath, as_object, as_path, sizes_of
-from tiekd_cache.store.objects import MissingObject, Objects
+from tiekd_cache.store.objects import MissingObject, Objects, OversizedObject
 from tiekd_cache.store.record import DoneRecord
-
-METADATA_LIMIT_BYTES = 64 * 1024 * 1024
-"""The largest metadata object that is read: a frame list's chunk of 65,536 long ids takes a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +101,11 @@ class Part:
         for key in [*arrays, *(key_of(layout.frame_id_file(chunk)) for chunk in chunks), group]:
             try:
                 metadata[key] = get_metadata(self.objects, key)
-                if key in arrays and not same_format(json.loads(metadata[key]), arrays[key]):
+                if key in arrays and not same_format(parse_json(metadata[key]), arrays[key]):
                     raise Damage("metadata are not those of format 1")
                 if not key.endswith("zarr.json"):
                     decode_frame_ids(metadata[key])
-            except (Damage, MissingObject, ValueError, RecursionError) as reason:
+            except (Damage, MissingObject, ValueError) as reason:
                 raise damaged(self.objects.url, key, reason) from reason
         return metadata
 
@@ -150,11 +146,9 @@ def open_shared(objects: Objects) -> SharedStore:
         StoreError: it is no store, or one of a newer format.
     """
     try:
-        size = objects.size("zarr.json")
+        objects.size("zarr.json")
     except MissingObject as error:
         raise MissingObject(f"There is no store at {objects.url}: it has no zarr.json. Check the address.") from error
-    if size > METADATA_LIMIT_BYTES:
-        raise StoreError(f"{objects.url} is no store: {size} bytes are too many for its zarr.json. Check the address.")
     catalogue = open_catalogue(as_path(ObjectPath(objects)))
     images = open_images(catalogue)
     return SharedStore(objects, catalogue, Part(objects, catalogue), None if images is None else Part(objects, images))
@@ -166,16 +160,16 @@ def key_of(path: Path) -> str:
 
 
 def get_metadata(objects: Objects, key: str) -> bytes:
-    """A small object; its size is looked at before memory is taken.
+    """A small object.
 
     Raises:
         MissingObject: it is not there.
-        DamagedStoreError: it is far too large to be what its key says.
+        DamagedStoreError: it is far too large to be what its key says, and was not read.
     """
-    size = objects.size(key)
-    if size > METADATA_LIMIT_BYTES:
-        raise damaged(objects.url, key, f"{size} bytes are too many for metadata")
-    return objects.get(key)
+    try:
+        return objects.get(key)
+    except OversizedObject as error:
+        raise damaged(objects.url, key, error) from error
 
 
 def damaged(url: str, key: str, reason: object) -> DamagedStoreError:

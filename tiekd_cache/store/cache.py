@@ -7,6 +7,7 @@ answer, and all of it is in the cache, the cache alone serves it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tiekd_cache.errors import ConfigError
+from tiekd_cache.foreign import SMALL_BYTES, parse_json, read_file
 from tiekd_cache.store.cache_check import ATTRIBUTES, ShardKey, check_small, is_small
 from tiekd_cache.store.cache_files import KeptStore, OpenShard
 from tiekd_cache.store.cache_shards import ShardCache
@@ -69,18 +71,18 @@ class CachedObjects:
         self._plain = False
         self._opening = threading.Lock()
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
         """See Objects."""
         store = self._store()
         if key in self._absent:
             raise MissingObject(f"There is no {self.url}/{key}")
         if store is None:
-            return self._objects.get(key)
+            return self._objects.get(key, at_most)
         if key in store.attributes:
             return store.attributes[key]
         if not is_small(key):
             file = self._shard(store, key)
-            return self._ask(key) if file is None else file.read(0, file.num_bytes)
+            return self._ask(key, at_most) if file is None else file.read(0, file.num_bytes)
         data = None if key in ATTRIBUTES else self._kept(store, key)
         return self._fetch_small(store, key) if data is None else data
 
@@ -107,7 +109,8 @@ class CachedObjects:
                 return len(self.get(key))
             shard = ShardKey.of(key)
             if shard is not None and store.has(key):  # what it must have: a torn file of the cache is fetched again
-                return DoneRecord.from_bytes(self.get(shard.record)).file_bytes
+                with contextlib.suppress(Damage):
+                    return DoneRecord.from_bytes(self.get(shard.record)).file_bytes
         try:
             if key not in self._sizes:
                 self._sizes[key] = self._objects.size(key)
@@ -169,10 +172,10 @@ class CachedObjects:
     def _find_alone(self, error: RemoteError) -> KeptStore:
         """The store in the cache where its place does not answer; raises the error where it is not all there."""
         try:
-            name = json.loads(self._place_file.read_bytes())["store"]
+            name = parse_json(read_file(self._place_file))["store"]
             if re.fullmatch(r"[0-9a-f]{64}-\d+", name) is None:
                 raise ValueError
-            store = KeptStore.of(self._folder, (self._folder / name / "zarr.json").read_bytes())
+            store = KeptStore.of(self._folder, read_file(self._folder / name / "zarr.json"))
         except (OSError, ValueError, KeyError, TypeError, Damage):
             raise error from None
         shards = [ShardKey(shard, images=False) for shard in range(store.layout.num_shards)]
@@ -193,7 +196,7 @@ class CachedObjects:
     def _kept(self, store: KeptStore, key: str) -> bytes | None:
         """A small object as the cache has it; None where it has none that is whole."""
         try:
-            data = (store.home / key).read_bytes()
+            data = read_file(store.home / key)
             check_small(key, data)
         except (OSError, Damage):
             return None
@@ -220,10 +223,10 @@ class CachedObjects:
                 store.attributes[key] = data
         return data
 
-    def _ask(self, key: str) -> bytes:
+    def _ask(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
         if self._alone:
             raise RemoteError(f"{self._alone}. {key} is not in the cache {self._folder}.")
-        return self._objects.get(key)
+        return self._objects.get(key, at_most)
 
     def _shard(self, store: KeptStore, key: str) -> OpenShard | None:
         def record(shard: ShardKey, *, anew: bool) -> tuple[DoneRecord, Layout]:

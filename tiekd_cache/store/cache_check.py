@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from tiekd_cache.errors import StoreError
+from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import layout_of
 from tiekd_cache.store.chunks import Damage, decode_chunk, index_bytes, parse_index, without_crc
 from tiekd_cache.store.codec import frame_digest
-from tiekd_cache.store.images import ImageLayout, decode_image, image_digest
+from tiekd_cache.store.images import ImageLayout, decode_image, image_digest, image_layout
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import Layout
 from tiekd_cache.store.record import DoneRecord
@@ -80,8 +80,8 @@ def check_small(key: str, data: bytes) -> None:
 def parse_attributes(data: bytes) -> JsonObject:
     """A group's `zarr.json`; raises Damage where it is no JSON object with attributes."""
     try:
-        group = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        group = parse_json(data)
+    except ValueError as error:
         raise Damage(f"metadata are no JSON ({error})") from error
     if not isinstance(group, dict) or not isinstance(group.get("attributes"), dict):
         raise Damage("metadata have no attributes")
@@ -115,7 +115,7 @@ def check_shard(data: bytes, layout: Layout, shard: int, record: DoneRecord) -> 
         raise Damage("the shard is not the one in its done-record")
     positions = layout.positions(shard)
     tail = data[-index_bytes(layout.shard_frames) :]
-    index = parse_index(tail, layout.shard_frames, len(positions), len(data))
+    index = parse_index(tail, layout, len(positions), len(data))
     codes = np.empty(layout.native_size, np.uint16)
     for (offset, length), digest in zip(index[: len(positions)].tolist(), record.digests, strict=True):
         chunk = data[offset : offset + length]
@@ -147,6 +147,4 @@ def shards_of(images: bytes, store: Layout, schema: StoreSchema) -> tuple[ImageL
         fingerprint = group["attributes"]["fingerprint"]
     except (KeyError, IndexError, TypeError) as error:
         raise Damage("metadata of the images are missing") from error
-    if type(shard_frames) is not int or shard_frames < 1:
-        raise Damage(f"shards of {shard_frames!r} frames make no sense")
-    return ImageLayout(Path(), store.num_frames, schema.image_size, shard_frames), fingerprint
+    return image_layout(Path(), store, schema, shard_frames), fingerprint

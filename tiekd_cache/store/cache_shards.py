@@ -17,7 +17,7 @@ from tiekd_cache.store.cache_room import Room, locked
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import clear_errors, make_folders, write_file
 from tiekd_cache.store.layout import Layout
-from tiekd_cache.store.objects import MissingObject, Objects
+from tiekd_cache.store.objects import MissingObject, Objects, OversizedObject
 from tiekd_cache.store.record import DoneRecord
 
 MAX_OPEN_SHARDS = 128
@@ -171,13 +171,15 @@ class ShardCache:
         for anew in (False, True):
             try:
                 record, layout = records(shard, anew=anew)
+                if record.file_bytes > layout.largest_shard:
+                    raise Damage("its done-record gives the shard more bytes than one can have")
                 if not self._admit(record.file_bytes):
                     return False
-                if objects.size(shard.key) != record.file_bytes:  # asked first: a size may be meant to fill our memory
+                if objects.size(shard.key) != record.file_bytes:
                     raise Damage("the shard is not as long as its done-record says")
-                data = objects.get(shard.key)
+                data = objects.get(shard.key, record.file_bytes)
                 check_shard(data, layout, shard.shard, record)
-            except Damage:
+            except (Damage, OversizedObject):
                 continue  # garbled on its way, or made again since its record was kept
             return self._write(store.home / shard.key, data)
         self._unfit.add(shard.key)  # whoever reads it says what is wrong with it

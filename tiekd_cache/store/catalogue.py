@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tiekd_cache.errors import StoreError
-from tiekd_cache.store.chunks import Damage, decode_frame_ids
+from tiekd_cache.foreign import SMALL_BYTES, outside, parse_json, read_file
+from tiekd_cache.store.chunks import MAX_FRAME_LIST_BYTES, Damage, decode_frame_ids
 from tiekd_cache.store.layout import Layout, same_format
-from tiekd_cache.store.object_path import objects_of
-from tiekd_cache.store.objects import MissingObject
+from tiekd_cache.store.object_path import as_object, objects_of, take_for_absent
+from tiekd_cache.store.objects import MissingObject, OversizedObject, RefusedError
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import FORMAT, JsonObject, StoreSchema, frames_digest
 
@@ -73,7 +73,7 @@ class Catalogue:
         Raises:
             Damage: it is missing, was changed, or belongs to another shard or store.
         """
-        record = DoneRecord.from_bytes(read_whole(self.layout.record_file(shard)))
+        record = DoneRecord.from_bytes(read_whole(self.layout.record_file(shard), self.path))
         record.check(self.schema.fingerprint, shard, self.layout.positions(shard))
         return record
 
@@ -98,19 +98,44 @@ def damaged(path: Path, file: Path, reason: object, frame_id: str | None = None)
     )
 
 
-def read_whole(file: Path) -> bytes:
+class MissingFile(Damage):
+    """A file of a store is not there."""
+
+
+def read_whole(file: Path, store: Path, at_most: int = SMALL_BYTES) -> bytes:
     """All of a file.
 
+    Args:
+        store: its folder, which no link may lead out of.
+        at_most: bytes that the file may have.
     Raises:
-        Damage: it is missing or cannot be read.
+        MissingFile: it is missing.
+        Damage: it is larger, cannot be read, or lies elsewhere.
         RemoteError: no answer, or no permission: that is no damage.
     """
     try:
-        return file.read_bytes()
+        if objects_of(file) is not None:
+            return as_object(file).read_bytes(at_most)
+        if outside(file, store) is not None:
+            raise Damage("file is a link that leads out of the store")
+        return read_file(file, at_most)
     except (FileNotFoundError, MissingObject) as error:
-        raise Damage("file is missing") from error
+        raise MissingFile("file is missing") from error
     except OSError as error:
         raise Damage(f"file cannot be read ({error.strerror or error})") from error
+    except OversizedObject as error:
+        raise Damage(str(error)) from error
+
+
+def read_optional(file: Path, store: Path) -> bytes | None:
+    """As `read_whole`, of a file that the store may lack; None where it does, see `take_for_absent`."""
+    try:
+        return read_whole(file, store)
+    except MissingFile:
+        return None
+    except RefusedError as refusal:
+        take_for_absent(store, file, refusal)
+        return None
 
 
 def local_path(path: str | Path) -> Path:
@@ -127,9 +152,9 @@ def local_path(path: str | Path) -> Path:
 def is_store(path: Path) -> bool:
     """Whether the folder calls itself a tiekd-cache store of any format, or has the parts of one."""
     try:
-        if _format_of(json.loads((path / "zarr.json").read_bytes())) is not None:
+        if _format_of(parse_json(read_whole(path / "zarr.json", path))) is not None:
             return True
-    except (OSError, MissingObject, ValueError, RecursionError):
+    except (Damage, ValueError):
         pass  # its parts may still tell a damaged store from something else
     return all((path / part).is_dir() for part in ("residual", "frame_id", "digest", "done"))
 
@@ -149,11 +174,12 @@ def open_catalogue(path: Path) -> Catalogue:
         layout = layout_of(path, group, schema)
     except Damage as damage:
         raise damaged(path, path / "zarr.json", damage) from damage
+    frame_ids = _read_frame_ids(layout, schema)  # first: as many frames as they declare there are then
     try:
         done = done_shards(path / "done", layout.num_shards)
     except OSError as error:
         raise damaged(path, path / "done", f"done-records cannot be listed ({error.strerror})") from error
-    return Catalogue(layout, schema, _read_frame_ids(layout, schema), done)
+    return Catalogue(layout, schema, frame_ids, done)
 
 
 def read_group(path: Path) -> JsonObject:
@@ -168,8 +194,8 @@ def read_group(path: Path) -> JsonObject:
     if not is_store(path):
         raise StoreError(f"{path} is no tiekd-cache store ({file} names no format 'tiekd-cache/…'): check the path")
     try:
-        group = json.loads(read_whole(file))
-    except (Damage, ValueError, RecursionError) as error:
+        group = parse_json(read_whole(file, path))
+    except (Damage, ValueError) as error:
         raise damaged(path, file, f"metadata cannot be read ({error})") from error
     found = _format_of(group)
     if found is None:
@@ -193,10 +219,12 @@ def layout_of(path: Path, group: JsonObject, schema: StoreSchema) -> Layout:
         shard_frames = arrays["residual"]["chunk_grid"]["configuration"]["chunk_shape"][0]
     except (KeyError, IndexError, TypeError) as error:
         raise Damage("metadata of the arrays are missing") from error
-    if type(shard_frames) is not int or shard_frames < 1:
+    if type(shard_frames) is not int:
         raise Damage(f"shards of {shard_frames!r} frames make no sense")
     layout = Layout(path, schema.num_frames, schema.native_size, shard_frames)
-    if layout.num_frames < 1 or not same_format(arrays, layout.array_metadata()):
+    if problem := layout.problem():
+        raise Damage(problem)
+    if not same_format(arrays, layout.array_metadata()):
         raise Damage("metadata of the arrays are not those of format 1: they were changed")
     return layout
 
@@ -209,12 +237,15 @@ def _format_of(group: Any) -> str | None:
 
 def _read_frame_ids(layout: Layout, schema: StoreSchema) -> list[str]:
     frame_ids: list[str] = []
+    left = MAX_FRAME_LIST_BYTES
     for chunk in range(-(-layout.num_frames // layout.frame_id_chunk)):
         file = layout.frame_id_file(chunk)
         try:
-            frame_ids += decode_frame_ids(read_whole(file))
+            found = decode_frame_ids(read_whole(file, layout.path), left)
         except Damage as damage:
             raise damaged(layout.path, file, damage) from damage
+        frame_ids += found
+        left -= sum(map(len, found))
     del frame_ids[layout.num_frames :]
     if len(frame_ids) != layout.num_frames or frames_digest(frame_ids) != schema.dataset["frames_digest"]:
         reason = "the frame list does not match its digest in the attributes: it was changed"

@@ -20,7 +20,7 @@ from numcodecs.zstd import Zstd
 
 from tiekd_cache.store.codec import Codes
 from tiekd_cache.store.kernels import kernels
-from tiekd_cache.store.layout import BLOSC_BLOCK_BYTES, FRAME_ID_CHUNK
+from tiekd_cache.store.layout import BLOSC_BLOCK_BYTES, FRAME_ID_CHUNK, Layout
 
 blosc.use_threads = False  # as zarr-python sets it: Blosc's global thread pool does not survive a fork
 
@@ -33,8 +33,10 @@ _PLAIN_FLAGS = bytes([0b1001_0000])
 _THREAD = threading.local()
 _ZSTD = Zstd(level=1)
 _ZSTD_MAGIC = bytes.fromhex("28b52ffd")
-_MOST_FRAME_LIST_BYTES = FRAME_ID_CHUNK * (4 + 4096)
+_MOST_CHUNK_BYTES = FRAME_ID_CHUNK * (4 + 4096)
 """Of a chunk of the frame list: ids as long as the longest path."""
+MAX_FRAME_LIST_BYTES = 1 << 29
+"""Of all its chunks together: 32 bytes for each of the most frames that a store may have."""
 _SMALLEST = 32 * 1024
 """Bytes of a map below which frames of their own for some bit planes cost more than they save."""
 
@@ -144,27 +146,29 @@ def index_bytes(shard_frames: int) -> int:
     return 16 * shard_frames + CRC_BYTES
 
 
-def parse_index(tail: bytes, shard_frames: int, num_frames: int, file_bytes: int) -> Index:
+def parse_index(tail: bytes, layout: Layout, num_frames: int, file_bytes: int) -> Index:
     """The index in the last bytes of a shard.
 
     Args:
-        tail: the last `index_bytes(shard_frames)` bytes of the file.
-        shard_frames: frames that a full shard holds.
-        num_frames: frames that this one holds.
+        tail: the last `index_bytes(layout.shard_frames)` bytes of the file.
+        layout: of the store.
+        num_frames: frames that this shard holds.
         file_bytes: length of the file.
     Raises:
-        Damage: the index is not whole, or points outside the file.
+        Damage: the index is not whole, points outside the file, or to a chunk larger than a frame's can be.
     """
-    if len(tail) != index_bytes(shard_frames):
+    if len(tail) != index_bytes(layout.shard_frames):
         raise Damage(f"file is truncated: {file_bytes} bytes are less than its index")
     try:
-        index = np.frombuffer(without_crc(tail), "<u8").reshape(shard_frames, 2).astype(np.uint64)
+        index = np.frombuffer(without_crc(tail), "<u8").reshape(layout.shard_frames, 2).astype(np.uint64)
     except Damage as damage:
         raise Damage(f"index of the shard: {damage} (the file may be truncated)") from damage
     offsets, lengths = index[:num_frames, 0], index[:num_frames, 1]
     limit = np.uint64(file_bytes)
     if (offsets > limit).any() or (lengths > limit).any() or (offsets + lengths > limit).any():
         raise Damage("index of the shard points outside the file")
+    if (lengths > np.uint64(layout.largest_chunk)).any():
+        raise Damage(f"index of the shard declares a chunk of {lengths.max()} bytes, more than a frame can have")
     return index
 
 
@@ -198,15 +202,17 @@ def encode_frame_ids(frame_ids: Sequence[str], chunk: int) -> list[bytes]:
     return chunks
 
 
-def decode_frame_ids(chunk: bytes) -> list[str]:
+def decode_frame_ids(chunk: bytes, at_most: int = MAX_FRAME_LIST_BYTES) -> list[str]:
     """The ids in a chunk of the frame list, the filling of the last one included.
 
+    Args:
+        at_most: bytes that they may have, uncompressed.
     Raises:
         Damage: the chunk is not whole, or declares more than a frame list can be, which is then not made.
     """
     data = without_crc(chunk)
-    declared = _zstd_content_bytes(data)
-    if declared > _MOST_FRAME_LIST_BYTES:
+    declared = zstd_content_bytes(data)
+    if declared > min(at_most, _MOST_CHUNK_BYTES):
         raise Damage(f"frame list declares {declared} bytes, more than one can have")
     try:
         texts = Zstd().decode(data)
@@ -218,16 +224,16 @@ def decode_frame_ids(chunk: bytes) -> list[str]:
         raise Damage(f"frame list cannot be decoded ({error})") from error
 
 
-def _zstd_content_bytes(data: bytes) -> int:
+def zstd_content_bytes(data: bytes) -> int:
     """What a zstd frame says that it decompresses to (RFC 8878, 3.1.1.1); raises Damage where it does not say."""
     if data[:4] != _ZSTD_MAGIC or len(data) < 9:
-        raise Damage("frame list is no zstd frame")
+        raise Damage("what is compressed is no zstd frame")
     descriptor = data[4]
     single_segment = bool(descriptor & 0x20)
     start = 5 + (not single_segment) + (0, 1, 2, 4)[descriptor & 3]  # behind window and dictionary
     length = (int(single_segment), 2, 4, 8)[descriptor >> 6]
     if not length:
-        raise Damage("frame list does not declare its size")
+        raise Damage("what is compressed does not declare its size")
     return int.from_bytes(data[start : start + length], "little") + 256 * (length == 2)
 
 

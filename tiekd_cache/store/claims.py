@@ -33,7 +33,7 @@ def claim_shard(layout: Layout, shard: int) -> Iterator[bool]:
     file = layout.claim_file(shard)
     make_folders(file.parent, layout.path)  # a copy of a store may have lost its empty folders
     with clear_errors(file):
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         yield try_lock(descriptor, file) and not record.exists()
     finally:

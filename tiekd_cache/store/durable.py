@@ -14,10 +14,11 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tiekd_cache.errors import StoreError
+from tiekd_cache.foreign import outside
 
 ABANDONED_AFTER_S = 24 * 3600.0
 """No write takes a day: a partial file as old as that is nobody's, whichever machine it came from."""
@@ -111,14 +112,22 @@ def make_folders(folder: Path, root: Path) -> None:
     """Make `folder` and its parents below `root`, which exists, so that they survive a loss of power.
 
     Raises:
-        StoreError: the system does not let us.
+        StoreError: the system does not let us, or a link below `root` leads out of it.
     """
+    check_inside(folder, root)
     if folder == root or folder.is_dir():
         return
     make_folders(folder.parent, root)
     with clear_errors(folder):
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Raise StoreError where a link below `root` leads `path` out of it: a store is its folder and nothing else."""
+    real = outside(path, root)
+    if real is not None:
+        raise StoreError(f"{path} is a link that leads out of {root}, to {real}: remove it, or copy the file")
 
 
 def create_folder(path: Path, files: Mapping[str, bytes]) -> bool:
@@ -160,9 +169,21 @@ def remove_file(path: Path) -> None:
         StoreError: the system does not let us.
     """
     with clear_errors(path):
-        if path.exists():
+        if os.path.lexists(path):
             path.unlink(missing_ok=True)
             sync_folder(path.parent)
+
+
+def remove_files(files: Iterable[Path], root: Path) -> None:
+    """Remove those files below `root` that are there, one after the other, for good.
+
+    Raises:
+        StoreError: the system does not let us, or a link below `root` leads to one of them.
+    """
+    for file in files:
+        check_inside(file.parent, root)
+        if file.parent.is_dir():
+            remove_file(file)
 
 
 def sync_folder(folder: Path) -> None:

@@ -24,6 +24,7 @@ from tiekd_cache.store.images import (
     ImageCatalogue,
     ImageLayout,
     Intrinsics,
+    check_new_images,
     decode_image,
     encode_image,
     group_document,
@@ -66,6 +67,7 @@ class ImageWriter:
             StoreError: there is no store, or the images in it are another's.
         """
         store = open_catalogue(local_path(path))
+        check_new_images(store)
         if (catalogue := open_images(store)) is None:
             folder = store.path / FOLDER
             layout = ImageLayout(folder, store.layout.num_frames, store.schema.image_size, store.layout.shard_frames)

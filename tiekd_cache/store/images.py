@@ -7,7 +7,6 @@ decoded in a sixth of its time. Shards, index, checksums and done-records are th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs.zstd import Zstd
 
+from tiekd_cache.errors import StoreError
+from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, open_catalogue, read_whole
-from tiekd_cache.store.chunks import Damage, with_crc, without_crc
+from tiekd_cache.store.chunks import CRC_BYTES, Damage, with_crc, without_crc, zstd_content_bytes
 from tiekd_cache.store.frames import OwnFrames
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import BYTES, Layout, array_document, same_format, sharded_document
-from tiekd_cache.store.object_path import StorePlace, read_again, sizes_of, store_path
+from tiekd_cache.store.object_path import StorePlace, has_optional, read_again, sizes_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import JsonObject, StoreSchema, sha256_of
 
@@ -49,13 +50,15 @@ def decode_image(chunk: bytes, size: tuple[int, int]) -> Image:
     Raises:
         Damage: it does not match its checksum, or holds an image of another size.
     """
-    body = without_crc(chunk)
+    body, length = without_crc(chunk), 3 * size[0] * size[1]
+    if zstd_content_bytes(body) != length:
+        raise Damage(f"chunk does not hold an image of {size[0]}x{size[1]} px")
     try:
         data = _ZSTD.decode(body)
     except (RuntimeError, ValueError) as error:
         raise Damage(f"chunk cannot be decompressed ({error})") from error
-    if len(data) != 3 * size[0] * size[1]:
-        raise Damage(f"chunk does not hold an image of {size[0]}x{size[1]} px")
+    if len(data) != length:
+        raise Damage(f"chunk holds {len(data)} of the {length} bytes that it declares")
     image = np.empty((*size, 3), np.uint8)
     kernels().image(np.frombuffer(data, np.uint8).reshape(3, *size), image)
     return image
@@ -68,6 +71,11 @@ def image_digest(image: Image) -> int:
 
 class ImageLayout(Layout):
     """Where the parts of `images/` lie; `native_size` is the images' size."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of one image before compression."""
+        return 3 * self.native_size[0] * self.native_size[1]
 
     def shard_file(self, shard: int) -> Path:
         """The images of a shard's frames."""
@@ -113,17 +121,36 @@ class ImageCatalogue:
 
     def record(self, shard: int) -> DoneRecord:
         """The done-record of a shard, checked; raises Damage as `Catalogue.record`."""
-        record = DoneRecord.from_bytes(read_whole(self.layout.record_file(shard)))
+        record = DoneRecord.from_bytes(read_whole(self.layout.record_file(shard), self.store.path))
         record.check(self.fingerprint, shard, self.layout.positions(shard))
         return record
 
     def read_intrinsics(self, shard: int) -> Intrinsics:
         """[n,3,3] float64, pixels, of a shard's frames; raises Damage where the file is not as it was written."""
-        data = without_crc(read_whole(self.layout.intrinsics_file(shard)))
-        if len(data) != 72 * self.layout.shard_frames:
+        file, length = self.layout.intrinsics_file(shard), 72 * self.layout.shard_frames
+        data = without_crc(read_whole(file, self.store.path, length + CRC_BYTES))
+        if len(data) != length:
             raise Damage(f"intrinsics of {len(data) // 72} frames instead of {self.layout.shard_frames}")
         rows = np.frombuffer(data, "<f8").reshape(-1, 3, 3)
         return rows[: len(self.layout.positions(shard))].astype(np.float64)
+
+
+def image_layout(folder: Path, store: Layout, schema: StoreSchema, shard_frames: Any) -> ImageLayout:
+    """Where the images of a store's frames lie; raises Damage where shards of so many images cannot be."""
+    if type(shard_frames) is not int:
+        raise Damage(f"shards of {shard_frames!r} images make no sense")
+    layout = ImageLayout(folder, store.num_frames, schema.image_size, shard_frames)
+    if problem := layout.problem():
+        raise Damage(problem)
+    return layout
+
+
+def check_new_images(store: Catalogue) -> None:
+    """Raise StoreError where the images of a store's frames make shards larger than a shard may be."""
+    try:
+        image_layout(store.path / FOLDER, store.layout, store.schema, store.layout.shard_frames)
+    except Damage as damage:
+        raise StoreError(f"Store {store.path} cannot hold images: {damage}, in a store of its own") from damage
 
 
 def group_document(layout: ImageLayout, schema: StoreSchema) -> JsonObject:
@@ -148,7 +175,8 @@ def _attributes(schema: StoreSchema) -> JsonObject:
 
 def has_images(store: StorePlace) -> bool:
     """Whether a store has a folder of images, be it finished or not."""
-    return (store_path(store) / FOLDER / "zarr.json").exists()
+    path = store_path(store)
+    return has_optional(path, path / FOLDER / "zarr.json")
 
 
 def open_images(store: Catalogue) -> ImageCatalogue | None:
@@ -162,22 +190,20 @@ def open_images(store: Catalogue) -> ImageCatalogue | None:
     folder = store.path / FOLDER
     file = folder / "zarr.json"
     try:
-        group = json.loads(read_whole(file))
+        group = parse_json(read_whole(file, store.path))
         found = group["attributes"]
         arrays = group["consolidated_metadata"]["metadata"]
         shard_frames = arrays["image"]["chunk_grid"]["configuration"]["chunk_shape"][0]
-    except (Damage, ValueError, RecursionError, KeyError, IndexError, TypeError) as error:
+        layout = image_layout(folder, store.layout, store.schema, shard_frames)
+    except (Damage, ValueError, KeyError, IndexError, TypeError) as error:
         raise _unreadable(store.path, file, f"metadata cannot be read ({error})") from error
     expected = _attributes(store.schema)
     if not isinstance(found, Mapping) or any(found.get(name) != value for name, value in expected.items()):
         raise _unreadable(store.path, file, "the attributes are not those of this store's frames")
-    if type(shard_frames) is not int or shard_frames < 1:
-        raise _unreadable(store.path, file, f"shards of {shard_frames!r} frames make no sense")
-    layout = ImageLayout(folder, store.layout.num_frames, store.schema.image_size, shard_frames)
     if not same_format(arrays, layout.array_metadata()):
         raise _unreadable(store.path, file, "metadata of the arrays are not those of format 1")
     try:
-        done = done_shards(folder / "done", layout.num_shards)
+        done = done_shards(folder / "done", layout.num_shards, store.path)
     except OSError as error:
         raise damaged(store.path, folder / "done", f"done-records cannot be listed ({error.strerror})") from error
     return ImageCatalogue(layout, expected["fingerprint"], store, done)

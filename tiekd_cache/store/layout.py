@@ -16,6 +16,12 @@ from tiekd_cache.store.schema import JsonObject, StoreSchema
 FRAME_ID_CHUNK = 65536
 """Frame ids a chunk: a million of them are 16 files."""
 
+MAX_FRAMES, MAX_SHARDS, MAX_SHARD_FRAMES = 1 << 24, 1 << 20, 1 << 19
+"""Of a store: what declares more is none, and would have us ask and count for ever."""
+
+MAX_SHARD_BYTES = 4 << 30
+"""Of a shard before compression; whole shards are held in memory where they are shared, checked or cached."""
+
 BLOSC_BLOCK_BYTES = 512 * 1024
 """Blosc's own choice, 32 KiB, nearly doubles the time to decode."""
 
@@ -30,6 +36,37 @@ class Layout:
     num_frames: int
     native_size: tuple[int, int]
     shard_frames: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of one frame before compression."""
+        return 2 * self.native_size[0] * self.native_size[1]
+
+    @property
+    def largest_chunk(self) -> int:
+        """Bytes that a frame's chunk cannot exceed, whatever compressed it."""
+        return self.frame_bytes + self.frame_bytes // 64 + 4096
+
+    @property
+    def largest_shard(self) -> int:
+        """Bytes that a shard's file cannot exceed."""
+        return min(self.shard_frames, self.num_frames) * self.largest_chunk + 16 * self.shard_frames + 4096
+
+    def problem(self) -> str | None:
+        """What cannot be in these numbers, in words; None where they make sense."""
+        if not 1 <= self.num_frames <= MAX_FRAMES:
+            return f"a store of {self.num_frames} frames cannot be: it has 1 to {MAX_FRAMES}"
+        if not 1 <= self.shard_frames <= MAX_SHARD_FRAMES:
+            return f"shards of {self.shard_frames} frames make no sense: they have 1 to {MAX_SHARD_FRAMES}"
+        if self.num_shards > MAX_SHARDS:
+            return f"{self.num_shards} shards are more than {MAX_SHARDS}: put more frames into each"
+        size = min(self.shard_frames, self.num_frames) * self.frame_bytes
+        if size > MAX_SHARD_BYTES:
+            return (
+                f"shards of {self.shard_frames} frames of {self.frame_bytes} bytes have {size} bytes, more than the"
+                f" {MAX_SHARD_BYTES} that fit into memory: put fewer frames into each"
+            )
+        return None
 
     @property
     def num_shards(self) -> int:

@@ -6,8 +6,11 @@ as fast as they are.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.store.chunks import Damage
-from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, is_remote, open_objects
+from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, RefusedError, is_remote, open_objects
 
 StorePlace = str | Path | Objects
 """Where a store is read from: a folder, a `.zip` file, a URL, or objects."""
@@ -25,6 +28,13 @@ U = TypeVar("U")
 
 IN_FLIGHT = 16
 """Requests side by side where a store is opened or looked over."""
+
+_LOG = logging.getLogger("tiekd_cache")
+_SAID: set[str] = set()
+_SAYING = threading.Lock()
+
+_QUEUED = 8192
+"""Of them planned at a time: a million that wait take a gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +96,9 @@ class ObjectPath:
         except ConfigError:
             return False
 
-    def read_bytes(self) -> bytes:
-        """All of the object."""
-        return self.objects.get(self.key)
+    def read_bytes(self, at_most: int) -> bytes:
+        """All of the object, which may have so many bytes."""
+        return self.objects.get(self.key, at_most)
 
 
 def store_path(place: StorePlace) -> Path:
@@ -152,16 +162,47 @@ def read_again(file: Callable[[], Path], read: Callable[[], T]) -> T:
 
 def side_by_side(work: Callable[[T], U], items: Sequence[T]) -> list[U]:
     """`work` of each, in order, many at a time: over a network each one waits for an answer."""
+    results: list[U] = []
     with ThreadPoolExecutor(max(1, min(IN_FLIGHT, len(items)))) as pool:
-        return list(pool.map(work, items))
+        for start in range(0, len(items), _QUEUED):
+            results += pool.map(work, items[start : start + _QUEUED])
+    return results
 
 
-def names_in(folder: Path, candidates: Callable[[], Iterable[str]]) -> list[str]:
+def has_optional(store: Path, file: Path) -> bool:
+    """Whether a store has a file that stores may lack; raises as `take_for_absent`, and RemoteError without answer."""
+    try:
+        return file.is_file()
+    except RefusedError as refusal:
+        take_for_absent(store, file, refusal)
+        return False
+
+
+def take_for_absent(store: Path, file: Path, refusal: RefusedError) -> None:
+    """Raise the refusal of a file that stores may lack, unless the store's attributes can be read: then log it, once.
+
+    S3 answers 403 for what is not there, too, to whoever may not list. What a store cannot lack is never taken for
+    absent.
+    """
+    part = str(file)[len(str(store)) :].strip("/").partition("/")[0]
+    said = f"{store}: access to its {part} is refused. The store itself can be read, so it is taken to have no {part}."
+    with _SAYING:
+        if said in _SAID:
+            return
+        if not (store / "zarr.json").is_file():
+            raise refusal
+        _SAID.add(said)
+        _LOG.warning(said)
+
+
+def names_in(folder: Path, candidates: Callable[[], Iterable[str]], store: Path | None = None) -> list[str]:
     """The names of the files in a folder of a store.
 
     Args:
         folder: it need not exist.
-        candidates: the names that matter; where a web server cannot be asked for a list, it is asked for each of them.
+        candidates: the names that matter; where no list is to be had (a plain web server; no permission), each of them
+            is asked for.
+        store: given where it may lack the folder; see `has_optional`.
     Raises:
         OSError: a folder cannot be listed, or is none.
         StoreError: no answer, or no permission.
@@ -171,18 +212,33 @@ def names_in(folder: Path, candidates: Callable[[], Iterable[str]]) -> list[str]
         return os.listdir(folder) if folder.exists() else []  # noqa: PTH208 - names are all that is needed
     try:
         return [key.rpartition("/")[2] for key, _ in objects.list(as_object(folder).key)]
-    except ConfigError:
+    except (ConfigError, RefusedError):
         names = list(candidates())
-        there = side_by_side(lambda name: (folder / name).is_file(), names)
-        return [name for name, found in zip(names, there, strict=True) if found]
+
+        def there(name: str) -> bool:
+            return (folder / name).is_file() if store is None else has_optional(store, folder / name)
+
+        return [name for name, found in zip(names, side_by_side(there, names), strict=True) if found]
 
 
 def files_below(folder: Path) -> list[Path]:
     """Every file of a store in a folder, sorted; raises ConfigError where a web server cannot be asked for a list."""
     objects = objects_of(folder)
     if objects is None:
-        return sorted(Path(around) / name for around, _, names in os.walk(folder) for name in names)
+        return sorted(_files_in(folder))
     return [as_path(ObjectPath(objects, key)) for key, _ in objects.list(as_object(folder).key)]
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Whatever is no folder in a folder and those below it; links are not followed."""
+    waiting = [folder]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                else:
+                    yield Path(entry.path)
 
 
 def as_object(path: Path) -> ObjectPath:
@@ -199,7 +255,7 @@ def sizes_of(files: Sequence[Path]) -> list[int]:
     try:
         listed = dict(objects.list(os.path.commonpath([key.rpartition("/")[0] for key in keys])))
         return [listed.get(key, 0) for key in keys]
-    except ConfigError:
+    except (ConfigError, RefusedError):
         return side_by_side(lambda key: _size(objects, key), keys)
 
 

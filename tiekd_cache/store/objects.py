@@ -7,13 +7,23 @@ cannot be had raises `RemoteError`, always in one line and without credentials; 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from tiekd_cache.errors import ConfigError, StoreError
-from tiekd_cache.store.durable import clear_errors, create_file, is_partial, make_folders, remove_file, write_file
+from tiekd_cache.foreign import SMALL_BYTES, open_regular, read_file
+from tiekd_cache.store.durable import (
+    check_inside,
+    clear_errors,
+    create_file,
+    is_partial,
+    make_folders,
+    remove_file,
+    write_file,
+)
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
 
@@ -26,6 +36,14 @@ class RemoteError(StoreError):
     """An object cannot be read or written: no answer, no permission, or an answer that is not what was asked for."""
 
 
+class RefusedError(RemoteError):
+    """No permission. S3 says so of what is not there, too, to whoever may read objects but not list them."""
+
+
+class OversizedObject(StoreError):
+    """An object is larger than what its key stands for can be; it was not read."""
+
+
 class Objects(Protocol):
     """The objects of a store, or of a folder of stores.
 
@@ -35,8 +53,14 @@ class Objects(Protocol):
 
     url: str
 
-    def get(self, key: str) -> bytes:
-        """All of an object; raises MissingObject where there is none, RemoteError where it cannot be had."""
+    def get(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
+        """All of an object of at most so many bytes.
+
+        Raises:
+            MissingObject: there is none.
+            OversizedObject: it is larger; so much memory was not taken.
+            RemoteError: it cannot be had.
+        """
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from `start` on; raises as `get`, and RemoteError where the object ends before."""
@@ -49,7 +73,7 @@ class Objects(Protocol):
 
         Raises:
             ConfigError: these objects cannot be listed (a plain web server).
-            RemoteError: no answer, or no permission.
+            RemoteError: no answer; RefusedError: no permission.
         """
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
@@ -129,16 +153,16 @@ class FolderObjects:
         self.folder = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 - a link to a store is no trouble
         self.url = str(self.folder)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
         """See Objects."""
         file = self._file(key)
         with _reading(file):
-            return file.read_bytes()
+            return read_file(file, at_most)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """See Objects."""
         file = self._file(key)
-        with _reading(file), file.open("rb") as opened:
+        with _reading(file), os.fdopen(open_regular(file), "rb") as opened:
             opened.seek(start)
             data = opened.read(length)
         if len(data) != length:
@@ -178,23 +202,19 @@ class FolderObjects:
 
     def _file(self, key: str) -> Path:
         file = self.folder / check_key(key)
-        real = Path(os.path.realpath(file))
-        if not real.is_relative_to(os.path.realpath(self.folder)):
-            raise StoreError(
-                f"{file} is a link that leads out of {self.folder}, to {real}: remove it, or copy the file"
-            )
+        check_inside(file, self.folder)
         return file
 
     def _below(self, folder: Path) -> Iterator[tuple[str, int]]:
-        if not folder.is_dir():
-            return
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from self._below(Path(entry.path))
-                elif entry.is_file(follow_symlinks=False) and not is_partial(entry.name):
-                    key = Path(entry.path).relative_to(self.folder).as_posix()
-                    yield key, entry.stat(follow_symlinks=False).st_size
+        waiting = [folder] if folder.is_dir() else []
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    elif entry.is_file(follow_symlinks=False) and not is_partial(entry.name):
+                        key = Path(entry.path).relative_to(self.folder).as_posix()
+                        yield key, entry.stat(follow_symlinks=False).st_size
 
 
 @contextlib.contextmanager
@@ -205,4 +225,11 @@ def _reading(file: Path) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise MissingObject(f"There is no {file}") from error
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise oversized(str(file), str(error.strerror)) from error
         raise RemoteError(f"{file} cannot be read ({error.strerror or error}): mend that") from error
+
+
+def oversized(where: str, said: str) -> OversizedObject:
+    """The error for an object that is larger than it may be."""
+    return OversizedObject(f"{where} is not read: {said}. It is not what its name says; do not use this store.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.object_path import names_in
 from tiekd_cache.store.schema import canonical_json, sha256_of
@@ -48,16 +48,19 @@ class DoneRecord:
         """The record in a file.
 
         Raises:
-            Damage: it is not JSON, lacks something, or was changed.
+            Damage: it is not JSON, lacks something or has it of another type, or was changed.
         """
         try:
-            document: Any = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            document: Any = parse_json(data)
+            if not isinstance(document, dict) or document.keys() != {*_TYPES, "record_digest"}:
+                raise Damage("done-record does not have the fields of format 1")
+            if document.pop("record_digest") != sha256_of(document):
+                raise Damage("done-record does not match its own digest: it was changed")
+        except ValueError as error:
             raise Damage(f"done-record is no JSON ({error})") from error
-        if not isinstance(document, dict) or document.keys() != {part.name for part in fields(cls)} | {"record_digest"}:
-            raise Damage("done-record does not have the fields of format 1")
-        if document.pop("record_digest") != sha256_of(document):
-            raise Damage("done-record does not match its own digest: it was changed")
+        wrong = [name for name, kinds in _TYPES.items() if type(document[name]) not in kinds]
+        if wrong or any(type(digest) is not int for digest in document["digests"]):
+            raise Damage(f"done-record has another type in {', '.join(wrong) or 'digests'} than format 1")
         return cls(**{**document, "digests": tuple(document["digests"])})
 
     def check(self, fingerprint: str, shard: int, positions: range) -> None:
@@ -73,17 +76,27 @@ class DoneRecord:
             )
 
 
-def done_shards(folder: Path, num_shards: int) -> frozenset[int]:
+def done_shards(folder: Path, num_shards: int, store: Path | None = None) -> frozenset[int]:
     """Numbers of the shards that have a done-record in the folder; no record is opened.
 
+    Args:
+        folder: of the records.
+        num_shards: of the finished store.
+        store: given where it may lack the folder; see `names_in`.
     Raises:
         OSError: the folder cannot be listed, or is none.
         StoreError: objects cannot be had, see `Objects`.
     """
-    names = names_in(folder, lambda: [f"{shard:05d}.json" for shard in range(num_shards)])
+    names = names_in(folder, lambda: [f"{shard:05d}.json" for shard in range(num_shards)], store)
     found = map(_SHARD_RECORD.fullmatch, names)
     shards = (int(match[1]) for match in found if match)
     return frozenset(shard for shard in shards if shard < num_shards)
 
 
-_SHARD_RECORD = re.compile(r"(\d{5,})\.json")
+_SHARD_RECORD = re.compile(r"([0-9]{5,10})\.json")
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("fingerprint", "file_sha256", "finished_at", "version"), (str,)),
+    **dict.fromkeys(("shard", "first_frame", "file_bytes"), (int,)),
+    "digests": (list,),
+    "write_seconds": (int, float),
+}

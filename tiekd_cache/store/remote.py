@@ -12,15 +12,19 @@ import contextlib
 import itertools
 import os
 import random
-import re
 import time
 from collections.abc import Callable
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.store.objects import MissingObject, RemoteError, check_key
+from tiekd_cache.foreign import SMALL_BYTES
+from tiekd_cache.store.objects import MissingObject, OversizedObject, RefusedError, RemoteError, check_key, oversized
 from tiekd_cache.store.remote_client import import_obstore, make_client
+from tiekd_cache.store.remote_errors import is_refusal, may_pass, reason_of
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
 
 T = TypeVar("T")
 
@@ -36,6 +40,9 @@ LAST_START_S = 25.0
 ATTEMPTS = 7
 PAUSE_S = 0.2
 """Before the second request; twice that before the third, and so on: 13 seconds of a server that is down."""
+
+MOST_LISTED = 1 << 23
+"""Objects of one listing: a store of a million shards has as many."""
 
 _FIRST_PID: list[int] = []
 """The process in which obstore was first used; its threads run there and nowhere else."""
@@ -72,21 +79,17 @@ class RemoteObjects:
     def __reduce__(self) -> tuple[type[RemoteObjects], tuple[str]]:
         return RemoteObjects, (self._place,)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
         """See Objects."""
         import obstore
 
         def request() -> bytes:
             # How long it may take follows from its size, which the answer tells first.
             result = obstore.get(self._client(24 * 3600.0), key)
-            total, started, data = result.meta["size"], time.monotonic(), bytearray()
-            for part in result.stream(min_chunk_size=1):
-                data += part
-                if time.monotonic() - started > REQUEST_S + len(data) / SLOWEST_BYTES_PER_S:
-                    raise TimeoutError
-            if len(data) != total:
-                raise ConnectionError
-            return bytes(data)
+            total = int(result.meta["size"])
+            if total > at_most:
+                raise oversized(f"{self.url}/{key}", f"it has {total} bytes, and may have {at_most}")
+            return self._receive(key, result, total)
 
         return self._ask(key, request)
 
@@ -97,12 +100,19 @@ class RemoteObjects:
         if not length:
             return b""
         client = self._client(_allowed(length))
-        data = self._ask(key, lambda: bytes(obstore.get_range(client, key, start=start, length=length)))
-        if len(data) != length:
-            raise RemoteError(
-                f"{self.url}/{key} is truncated: {len(data)} of {length} bytes at {start}. Push the store there again."
-            )
-        return data
+        options: GetOptions = {"range": (start, start + length)}
+
+        def request() -> bytes:
+            result = obstore.get(client, key, options=options)  # obstore.get_range takes in whatever the server sends
+            first, end = result.range
+            if (first, end) != (start, start + length):
+                raise RemoteError(
+                    f"{self.url}/{key} is truncated: {end - first} of {length} bytes at {start}. Push the store there"
+                    " again."
+                )
+            return self._receive(key, result, length)
+
+        return self._ask(key, request)
 
     def size(self, key: str) -> int:
         """See Objects."""
@@ -120,8 +130,16 @@ class RemoteObjects:
             )
         folder = prefix.strip("/")
         client = self._client(_allowed(0))
-        found = self._ask(folder, lambda: obstore.list(client, folder or None).collect())
-        return sorted((str(item["path"]), int(item["size"])) for item in found)
+
+        def request() -> list[tuple[str, int]]:
+            found: list[tuple[str, int]] = []
+            for items in obstore.list(client, folder or None, chunk_size=1000):
+                found += [(str(item["path"]), int(item["size"])) for item in items]
+                if len(found) > MOST_LISTED:
+                    raise RemoteError(f"{self.url}/{folder} lists more than {MOST_LISTED} objects: name a folder in it")
+            return sorted(found)
+
+        return self._ask(folder, request)
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """See Objects."""
@@ -139,7 +157,7 @@ class RemoteObjects:
                 obstore.put(client, key, data, mode=mode, use_multipart=False)
             except exceptions.AlreadyExistsError:
                 # Where an answer got lost on the way, what is there may be what the request before this one put.
-                return again and self.get(key) == data
+                return again and self._holds(key, data)
             return True
 
         return self._ask(key, request)
@@ -151,6 +169,25 @@ class RemoteObjects:
         self._refuse_to_write()
         with contextlib.suppress(MissingObject):
             self._ask(key, lambda: obstore.delete(self._client(_allowed(0), writing=True), key))
+
+    def _receive(self, key: str, result: Any, length: int) -> bytes:
+        """The body of an answer, which has `length` bytes; memory is taken for no more."""
+        started, data = time.monotonic(), bytearray()
+        for part in result.stream(min_chunk_size=1):
+            data += part
+            if len(data) > length:
+                raise oversized(f"{self.url}/{key}", f"the server sends more than the {length} bytes that it declares")
+            if time.monotonic() - started > REQUEST_S + len(data) / SLOWEST_BYTES_PER_S:
+                raise TimeoutError
+        if len(data) != length:
+            raise ConnectionError
+        return bytes(data)
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        try:
+            return self.get(key, len(data)) == data
+        except OversizedObject:
+            return False
 
     def _refuse_to_write(self) -> None:
         if self._scheme in ("http", "https"):
@@ -189,14 +226,15 @@ class RemoteObjects:
             except (BaseError, OSError, ValueError) as error:
                 pause = PAUSE_S * 2**attempt * random.uniform(0.75, 1.25)
                 late = time.monotonic() - started + pause > LAST_START_S
-                if late or attempt == ATTEMPTS - 1 or not _may_pass(error):
+                if late or attempt == ATTEMPTS - 1 or not may_pass(error):
                     self._give_up(key, error, attempt + 1, time.monotonic() - started)
             time.sleep(pause)
         raise AssertionError("the last attempt has returned or raised")
 
     def _give_up(self, key: str, error: Exception, attempts: int, seconds: float) -> NoReturn:
         tried = f" ({attempts} requests in {seconds:.0f} s)" if attempts > 1 else ""
-        raise RemoteError(f"{self.url}/{key} cannot be had: {_reason(error, self._scheme)}{tried}") from None
+        kind = RefusedError if is_refusal(error) else RemoteError
+        raise kind(f"{self.url}/{key} cannot be had: {reason_of(error, self._scheme)}{tried}") from None
 
 
 def _shown(place: str) -> str:
@@ -209,58 +247,3 @@ def _allowed(length: int) -> float:
     while allowed < REQUEST_S + length / SLOWEST_BYTES_PER_S:
         allowed *= 1.5
     return allowed
-
-
-def _status(error: Exception) -> int | None:
-    found = re.search(r"status code: (\d{3})", str(error))
-    return int(found[1]) if found else None
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the same request may succeed a moment later."""
-    from obstore import exceptions
-
-    if isinstance(error, ValueError | exceptions.NotSupportedError | exceptions.PermissionDeniedError):
-        return False
-    if isinstance(error, exceptions.UnauthenticatedError | exceptions.InvalidPathError):
-        return False
-    status = _status(error)
-    return status is None or status >= 500 or status in (408, 429)
-
-
-def _reason(error: Exception, scheme: str) -> str:
-    """What went wrong and what to do, in words of our own: those of the server may hold credentials."""
-    from obstore import exceptions
-
-    text, status = str(error), _status(error)
-    refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
-    if isinstance(error, exceptions.NotSupportedError):
-        return (
-            "the server ignores Range requests, so that one frame cannot be read alone. Serve the folder with nginx or"
-            " another server that knows Range, or pull the store to a folder first"
-        )
-    if refused or status in (401, 403):
-        said = f"access is refused ({status or 'no permission'}). "
-        return said + _ACCESS.get(scheme, "Ask whoever runs the server for access")
-    if status is not None:
-        return f"the server answers {status}. Try again later, or ask whoever runs it"
-    if "redirect without LOCATION" in text:
-        return "the bucket is in another region. Set AWS_REGION"
-    if "169.254.169.254" in text or "metadata.google" in text:
-        return f"no credentials are found. {_ACCESS.get(scheme, '')}"
-    if isinstance(error, TimeoutError) or "TimedOut" in text or "kind: Timeout" in text:
-        return "no whole answer in time. Check the network and the server, then try again"
-    if "kind: Connect," in text:
-        return "no connection. Check the host's name, the network, and whether the server runs"
-    return "the connection broke off. Check the network and the server, then try again"
-
-
-_ACCESS = {
-    "s3": (
-        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; AWS_SKIP_SIGNATURE=true for a public bucket;"
-        " AWS_REGION and AWS_ENDPOINT_URL where it is not Amazon's usual one"
-    ),
-    "gs": "Set GOOGLE_APPLICATION_CREDENTIALS; GOOGLE_SKIP_SIGNATURE=true for a public bucket",
-    "az": "Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY; AZURE_SKIP_SIGNATURE=true for a public one",
-}
-"""Where credentials are looked for; what a user can do about a refusal."""

@@ -216,6 +216,9 @@ class StoreSchema:
 MAX_PIXELS = 1 << 26
 """Of a map: 256 MB in float32, twice as large as the largest images of phones. What declares more is no depth map."""
 
+MAX_SIDE = 1 << 17
+"""Pixels: resizing holds 24 bytes for each row and column."""
+
 _NUMBER = (int, float)
 _KEYS: dict[str, dict[str, Any]] = {
     "teacher": {"name": str, "digest": str, "architecture": str, "weights": str, "trained": bool},
@@ -251,13 +254,13 @@ def _check_section(name: str, section: JsonObject) -> None:
 
 def _is_kind(value: Any, kind: Any) -> bool:
     if kind == "size":
-        sides = isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
-        return sides and value[0] * value[1] <= MAX_PIXELS
+        sides = isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
+        return sides and 0 < min(value) <= max(value) <= MAX_SIDE and value[0] * value[1] <= MAX_PIXELS
     if kind == "range":
         return value is None or (isinstance(value, list) and [type(n) for n in value] == [float, float])
     if kind == "skipped":
         return isinstance(value, list) and all(
-            isinstance(item, dict) and item.keys() == {"frame_id", "reason"} and all(map(_is_text, item.values()))
+            isinstance(item, dict) and item.keys() == {"frame_id", "reason"} and {str} == set(map(type, item.values()))
             for item in value
         )
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -277,10 +280,6 @@ def _check_depth(depth: JsonObject, images: JsonObject) -> None:
             raise StoreError(f"attribute 'depth.resize.mode' is {depth['resize']['mode']!r}: format 1 replays bilinear")
     if shown != images["image_size"]:
         raise StoreError(f"attribute 'input.image_size' {images['image_size']} is not the size {shown} that is read")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _as_json(value: Any) -> JsonObject:

@@ -7,6 +7,7 @@ import weakref
 from pathlib import Path
 from typing import Protocol
 
+from tiekd_cache.foreign import open_regular, outside
 from tiekd_cache.store.chunks import Damage, Index, decode_chunk, index_bytes, parse_index
 from tiekd_cache.store.codec import Codes
 from tiekd_cache.store.kernels import kernels
@@ -44,7 +45,7 @@ class Shard:
     def _read_index(self, layout: Layout, shard: int) -> Index:
         length, total = index_bytes(layout.shard_frames), self._source.total()
         tail = self._source.read(max(0, total - length), min(length, total))
-        return parse_index(tail, layout.shard_frames, len(layout.positions(shard)), total)
+        return parse_index(tail, layout, len(layout.positions(shard)), total)
 
     def codes(self, place: int, out: Codes) -> None:
         """Fill `out` [h,w] uint16, contiguous, with the codes of the frame at a place in the shard; raises as below."""
@@ -73,6 +74,8 @@ class ShardFile(Shard):
 
     def __init__(self, layout: Layout, shard: int, index: Index | None = None) -> None:
         self.path: Path = layout.shard_file(shard)
+        if outside(self.path, layout.path) is not None:
+            raise Damage("file of the shard is a link that leads out of the store")
         self._file = _OpenFile(self.path)
         super().__init__(self._file, layout, shard, index)
 
@@ -108,7 +111,7 @@ def open_shard(layout: Layout, shard: int, index: Index | None = None) -> Shard:
 class _OpenFile:
     def __init__(self, path: Path) -> None:
         try:
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.descriptor = open_regular(path)
         except FileNotFoundError as error:
             raise Damage("file of the shard is missing") from error
         except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tiekd_cache.errors import ConfigError, StoreError
+from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import (
     Catalogue,
     DamagedStoreError,
@@ -26,13 +26,14 @@ from tiekd_cache.store.catalogue import (
 )
 from tiekd_cache.store.chunks import Damage, decode_digests
 from tiekd_cache.store.codec import frame_digest
-from tiekd_cache.store.durable import is_partial, remove_file, write_file
+from tiekd_cache.store.durable import is_partial, make_folders, remove_files, write_file
 from tiekd_cache.store.layout import metadata_bytes, same_format
 from tiekd_cache.store.object_path import files_below, objects_of, store_path
+from tiekd_cache.store.objects import RefusedError
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import sha256_of
 from tiekd_cache.store.shard_file import ShardBytes
-from tiekd_cache.store.verify_images import check_images, image_files
+from tiekd_cache.store.verify_images import check_images, images_of, is_image_file, number_in
 
 
 class ProgressBar(Protocol):
@@ -127,7 +128,7 @@ def verify_store(
     for file, problem in _check_statistics(catalogue):
         problems.append(problem)
         if repair:
-            remove_file(file)
+            remove_files([file], catalogue.path)
             repaired.append(problem)
     of_images, repaired_images, image_notes = check_images(catalogue, repair)
     problems += of_images
@@ -139,9 +140,7 @@ def verify_store(
 def drop_shard(catalogue: Catalogue, shard: int) -> None:
     """Forget a shard: its done-record goes first, so that no moment leaves a record without its shard."""
     layout = catalogue.layout
-    for file in (layout.record_file(shard), layout.shard_file(shard), layout.digest_file(shard)):
-        if file.parent.is_dir():
-            remove_file(file)
+    remove_files((layout.record_file(shard), layout.shard_file(shard), layout.digest_file(shard)), layout.path)
 
 
 class _Silent:
@@ -160,12 +159,12 @@ def _check_metadata(catalogue: Catalogue, repair: bool) -> tuple[list[str], list
     for name, expected in documents.items():
         file = catalogue.path / name
         try:
-            if not same_format(json.loads(read_whole(file)), expected):
+            if not same_format(parse_json(read_whole(file, catalogue.path)), expected):
                 raise Damage("metadata are not those of format 1")
-        except (Damage, ValueError, RecursionError) as error:
+        except (Damage, ValueError) as error:
             problems.append(f"{file}: {error}")
             if repair:
-                file.parent.mkdir(exist_ok=True)
+                make_folders(file.parent, catalogue.path)
                 write_file(file, metadata_bytes(expected))
                 repaired.append(problems[-1])
     return problems, repaired
@@ -203,7 +202,7 @@ def _check_shard(catalogue: Catalogue, shard: int) -> Iterator[str]:
     yield from _check_frames(catalogue, shard, record)
     file = layout.digest_file(shard)
     try:
-        digests = decode_digests(read_whole(file), layout.shard_frames, len(record.digests))
+        digests = decode_digests(read_whole(file, layout.path), layout.shard_frames, len(record.digests))
         if tuple(digests) != record.digests:
             raise Damage("digests differ from those in the done-record")
     except Damage as damage:
@@ -214,7 +213,7 @@ def _check_frames(catalogue: Catalogue, shard: int, record: DoneRecord) -> Itera
     layout = catalogue.layout
     file = layout.shard_file(shard)
     try:
-        data = read_whole(file)
+        data = read_whole(file, layout.path, layout.largest_shard)
         if len(data) != record.file_bytes:
             yield f"{file}: {len(data)} bytes, the done-record says {record.file_bytes}"
         elif hashlib.sha256(data).hexdigest() != record.file_sha256:
@@ -235,20 +234,20 @@ def _check_frames(catalogue: Catalogue, shard: int, record: DoneRecord) -> Itera
 
 def _check_statistics(catalogue: Catalogue) -> Iterator[tuple[Path, str]]:
     """(file, what is wrong with it) of the statistics of finished shards; a shard need not have any."""
-    there = done_shards(catalogue.layout.statistics_file(0).parent, catalogue.layout.num_shards)
+    there = done_shards(catalogue.layout.statistics_file(0).parent, catalogue.layout.num_shards, catalogue.path)
     for shard in sorted(catalogue.done):
         file = catalogue.layout.statistics_file(shard)
         if shard not in there:
             continue
         try:
-            document = json.loads(read_whole(file))
+            document = parse_json(read_whole(file, catalogue.path))
             if not isinstance(document, dict):
                 raise Damage("statistics are no JSON object")
             if document.pop("statistics_digest", None) != sha256_of(document):
                 raise Damage("statistics do not match their own digest: they were changed")
             if (document.get("fingerprint"), document.get("shard")) != (catalogue.schema.fingerprint, shard):
                 raise Damage("statistics belong to another store or shard")
-        except (Damage, ValueError, RecursionError) as error:
+        except (Damage, ValueError) as error:
             yield file, f"{file}: {error}"
 
 
@@ -263,27 +262,28 @@ def _unfinished(catalogue: Catalogue) -> Iterator[str]:
 
 def _stray_files(catalogue: Catalogue) -> Iterator[str]:
     layout = catalogue.layout
-    arrays = layout.array_metadata()
-    shards = range(layout.num_shards)
-    chunks = range(-(-layout.num_frames // layout.frame_id_chunk))
-    known = {layout.path / "zarr.json", *(layout.path / name / "zarr.json" for name in arrays)}
-    known |= {layout.frame_id_file(chunk) for chunk in chunks}
-    for place in (
-        layout.shard_file,
-        layout.digest_file,
-        layout.record_file,
-        layout.claim_file,
-        layout.statistics_file,
-    ):
-        known |= {place(shard) for shard in shards}
-    known |= image_files(catalogue)
+    names = ("zarr.json", *(f"{name}/zarr.json" for name in layout.array_metadata()))
+    metadata = {layout.path / name for name in names}
+    chunks = -(-layout.num_frames // layout.frame_id_chunk)
+    places = (layout.shard_file, layout.digest_file, layout.record_file, layout.claim_file, layout.statistics_file)
+    images = images_of(catalogue)
+
+    def belongs(file: Path) -> bool:
+        number = number_in(file, layout.path)
+        return (
+            file in metadata
+            or (number < layout.num_shards and any(file == place(number) for place in places))
+            or (number < chunks and file == layout.frame_id_file(number))
+            or (images is not None and is_image_file(images, file))
+        )
+
     try:
         files = files_below(layout.path)
-    except ConfigError:
-        yield "a plain web server does not say what it has: files that do not belong were not looked for"
+    except (ConfigError, RefusedError):
+        yield "no list of what is there is to be had: files that do not belong were not looked for"
         return
     for file in files:
         if is_partial(file.name):
             yield f"{file}: an interrupted write left it; harmless, it goes when that shard is written"
-        elif file not in known:
+        elif not belongs(file):
             yield f"{file}: belongs to no part of the store"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, read_whole
 from tiekd_cache.store.chunks import Damage
-from tiekd_cache.store.durable import remove_file
+from tiekd_cache.store.durable import remove_files
 from tiekd_cache.store.images import ImageCatalogue, decode_image, image_digest, open_images
 from tiekd_cache.store.layout import same_format
 from tiekd_cache.store.shard_file import ShardBytes
@@ -35,28 +36,33 @@ def check_images(store: Catalogue, repair: bool) -> tuple[list[str], list[str], 
         found = list(_check_shard(images, shard))
         problems += found
         if found and repair:
-            for file in _files_of(images, shard):
-                if file.parent.is_dir():
-                    remove_file(file)
+            remove_files(_files_of(images, shard), store.path)
             repaired += found
     missing = images.layout.num_shards - len(images.done)
     notes = [f"images of {missing} of {images.layout.num_shards} shards are not there yet"] if missing else []
     return problems, repaired, notes
 
 
-def image_files(store: Catalogue) -> set[Path]:
-    """Every file that may lie in the images of a store, for telling others from them."""
+def images_of(store: Catalogue) -> ImageCatalogue | None:
+    """The images of a store; None where it has none that can be read."""
     try:
-        images = open_images(store)
+        return open_images(store)
     except DamagedStoreError:
-        images = None
-    if images is None:
-        return set()
-    layout = images.layout
-    known = {layout.path / "zarr.json", *(layout.path / name / "zarr.json" for name in layout.array_metadata())}
-    for shard in range(layout.num_shards):
-        known |= {*_files_of(images, shard), layout.claim_file(shard)}
-    return known
+        return None
+
+
+def is_image_file(images: ImageCatalogue, file: Path) -> bool:
+    """Whether a file belongs to the images of a store."""
+    layout, number = images.layout, number_in(file, images.layout.path)
+    if file in {layout.path / "zarr.json", *(layout.path / name / "zarr.json" for name in layout.array_metadata())}:
+        return True
+    return number < layout.num_shards and file in (*_files_of(images, number), layout.claim_file(number))
+
+
+def number_in(file: Path, folder: Path) -> int:
+    """The first number in a file's name below a folder, which is the shard's in the name of every part of one."""
+    found = re.compile("[0-9]{1,10}").search(str(file), len(str(folder)))
+    return int(found[0]) if found else 0
 
 
 def _files_of(images: ImageCatalogue, shard: int) -> tuple[Path, ...]:
@@ -69,9 +75,9 @@ def _check_metadata(images: ImageCatalogue) -> Iterator[str]:
     for name, expected in images.layout.array_metadata().items():
         file = images.layout.path / name / "zarr.json"
         try:
-            if not same_format(json.loads(read_whole(file)), expected):
+            if not same_format(parse_json(read_whole(file, images.store.path)), expected):
                 raise Damage("metadata are not those of format 1")
-        except (Damage, ValueError, RecursionError) as error:
+        except (Damage, ValueError) as error:
             yield f"{file}: {error}"
 
 
@@ -83,7 +89,7 @@ def _check_shard(images: ImageCatalogue, shard: int) -> Iterator[str]:
         file = layout.intrinsics_file(shard)
         images.read_intrinsics(shard)
         file = layout.shard_file(shard)
-        data = read_whole(file)
+        data = read_whole(file, store.path, layout.largest_shard)
         if len(data) != record.file_bytes:
             raise Damage(f"{len(data)} bytes, the done-record says {record.file_bytes}")
         if hashlib.sha256(data).hexdigest() != record.file_sha256:

@@ -185,6 +185,8 @@ class StoreWriter:
 def _check_frames(path: Path, schema: StoreSchema, frame_ids: Sequence[str], shard_frames: int) -> None:
     if not frame_ids or shard_frames < 1:
         raise StoreError(f"Store {path} cannot hold {len(frame_ids)} frames in shards of {shard_frames}: give some")
+    if problem := Layout(path, len(frame_ids), schema.native_size, shard_frames).problem():
+        raise StoreError(f"Store {path} cannot be made: {problem}")
     if len(set(frame_ids)) != len(frame_ids):
         twice = Counter(frame_ids).most_common(1)[0][0]
         raise StoreError(f"Frame {twice} stands twice in the frame list of store {path}: name each frame once")

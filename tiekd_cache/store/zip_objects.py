@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.store.objects import MissingObject, RemoteError, check_key
+from tiekd_cache.foreign import SMALL_BYTES
+from tiekd_cache.store.objects import MissingObject, RemoteError, check_key, oversized
 
 _LOCAL_HEADER = struct.Struct("<4s22x2H")
 _MOST_EXPANSION = 100
@@ -55,9 +56,11 @@ class ZipObjects:
     def __reduce__(self) -> tuple[type[ZipObjects], tuple[Path]]:
         return ZipObjects, (self._path,)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
         """See Objects."""
         entry = self._entry(key)
+        if entry.file_size > at_most:
+            raise oversized(f"{self.url}/{key}", f"it has {entry.file_size} bytes, and may have {at_most}")
         data = self._read(entry, 0, entry.compress_size)
         if entry.compress_type == zipfile.ZIP_DEFLATED:
             try:
@@ -74,7 +77,7 @@ class ZipObjects:
         if start < 0 or start + length > entry.file_size:
             raise RemoteError(f"{self.url}/{key} has {entry.file_size} bytes, not {length} at {start}: it is truncated")
         if entry.compress_type == zipfile.ZIP_DEFLATED:
-            return self.get(key)[start : start + length]
+            return self.get(key, entry.file_size)[start : start + length]
         return self._read(entry, start, length)
 
     def size(self, key: str) -> int:

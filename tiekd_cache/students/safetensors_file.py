@@ -48,7 +48,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is truncated or no safetensors file ({first_line(error)}). Copy it again."
         ) from None
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise CheckpointError(
             f"{path} lacks a student's settings in its metadata: it was not written by `tiekd-cache export-student`."
         ) from None

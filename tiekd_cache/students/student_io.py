@@ -16,6 +16,9 @@ import torch
 
 from tiekd_cache.dpm import Bins
 from tiekd_cache.errors import CheckpointError, ConfigError, first_line
+from tiekd_cache.foreign import check_archive, shown
+from tiekd_cache.students.meta import made_on_meta
+from tiekd_cache.students.payload_check import check_payload
 from tiekd_cache.students.safetensors_file import read_safetensors, write_safetensors
 from tiekd_cache.students.student import Student, build_student
 
@@ -71,14 +74,19 @@ def read_payload(path: Path) -> dict[str, Any]:
     payload: Any = read_safetensors(path) if path.suffix == ".safetensors" else _read_archive(path)
     payload = payload if isinstance(payload, dict) else {}
     version = payload.get("format")
-    if version != FORMAT:
+    if not isinstance(version, str) or version != FORMAT:
+        said = shown(version) if isinstance(version, str) else "none"
         raise CheckpointError(
-            f"{path} is no student's file of format {FORMAT} (format: {version!r}). Published TIE-KD weights go "
+            f"{path} is no student's file of format {FORMAT} (format: {said}). Published TIE-KD weights go "
             "through Student.load_published; a newer format needs a newer tiekd-cache."
         )
     absent = [key for key in _KEYS if key not in payload]
     if absent:
         raise CheckpointError(f"{path} lacks {', '.join(absent)}. Save the student again.")
+    try:
+        check_payload(payload, path.stat().st_size)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be a student's file: {error}. Do not use it.") from None
     return dict(payload)
 
 
@@ -87,6 +95,7 @@ def _read_archive(path: Path) -> Any:
         raise CheckpointError(f"No checkpoint at {path}. Check the path; `tiekd-cache distill` makes one.")
     try:
         with zipfile.ZipFile(path) as archive:
+            check_archive(archive, path.stat().st_size)
             damaged = archive.testzip()
         if damaged is not None:
             raise CheckpointError(f"{path} is damaged (checksum of {damaged}). Copy it again, or train again.")
@@ -135,8 +144,9 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Studen
     """
     payload = read_payload(Path(path))
     settings = payload["settings"]
-    try:
-        student = build_student(
+
+    def build() -> Student:
+        return build_student(
             settings["name"],
             pretrained=False,
             bins=Bins.from_json(settings["bins"]),
@@ -144,8 +154,13 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Studen
             decoder=settings.get("decoder", "densedepth"),  # files of the first version name neither
             output=settings.get("output", "dpm"),
         )
+
+    try:
+        # Without memory first: settings may name any size, the weights are there.
+        made_on_meta(build).load_state_dict(payload["state_dict"], assign=True)
+        student = build()
         student.load_state_dict(payload["state_dict"])
-    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{path} holds weights that do not fit its settings: {first_line(error)}.") from error
     return student.to(device)
 

@@ -17,6 +17,7 @@ import torch
 from numpy._core import multiarray
 
 from tiekd_cache.errors import CheckpointError
+from tiekd_cache.foreign import check_archive, shown
 
 _WRAPPINGS = ("model", "state_dict")
 _PREFIX = "module."
@@ -80,6 +81,8 @@ def _read_torch(path: Path) -> Any:
         if member is not None:
             with zipfile.ZipFile(path) as archive:
                 source = io.BytesIO(archive.read(member))
+            _check_sizes(path, source, len(source.getvalue()))
+            source.seek(0)
         with torch.serialization.safe_globals(_PLAIN_NUMPY), warnings.catch_warnings():
             # about pickle protocols newer than torch's own: what cannot be read fails below, with our own words
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -105,6 +108,7 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 def _archived_model(path: Path) -> str | None:
     """The name of the file `model` inside a published archive; None where the file is no such archive."""
     try:
+        _check_sizes(path, path, path.stat().st_size)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile:
@@ -115,6 +119,16 @@ def _archived_model(path: Path) -> str | None:
     if len(models) != 1:
         raise CheckpointError(f"{path} is an archive with {len(models)} files called 'model'; unpack it and pass one.")
     return models[0]
+
+
+def _check_sizes(path: Path, source: Path | io.BytesIO, file_bytes: int) -> None:
+    """Raise CheckpointError where a zip archive is meant to fill our memory; other files declare no such sizes."""
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            try:
+                check_archive(archive, file_bytes)
+            except ValueError as error:
+                raise CheckpointError(f"{path} cannot be a file of weights: {error}. Do not use it.") from None
 
 
 def _holds_code(source: Path | io.BytesIO) -> bool:
@@ -141,14 +155,17 @@ def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
     for candidate in candidates:
         if not isinstance(candidate, Mapping) or not candidate:
             continue
-        if all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in candidate.items()):
+        if all(isinstance(key, str) and _is_dense(value) for key, value in candidate.items()):
             return dict(candidate)
-    keys = (
-        f" with {', '.join(repr(key) for key in list(content)[:3]) or 'nothing'}"
-        if isinstance(content, Mapping)
-        else ""
-    )
+    keys = ""
+    if isinstance(content, Mapping):
+        names = [shown(repr(key)) if isinstance(key, str) else type(key).__name__ for key in list(content)[:3]]
+        keys = f" with {', '.join(names) or 'nothing'}"
     raise CheckpointError(f"{path} holds a {type(content).__name__}{keys}, not weights. {_RULE}.")
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
 def _plain_names(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:

@@ -19,8 +19,10 @@ import numpy as np
 
 from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import ProgressFactory, progress_bar
+from tiekd_cache.statistics import ShardStatistics
 from tiekd_cache.store import ResponseStore, open_store
-from tiekd_cache.store.catalogue import local_path
+from tiekd_cache.store.catalogue import damaged, local_path, read_optional
+from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.codec import MISSING_CODE, Codes, frame_digest, quantise
 from tiekd_cache.store.durable import clear_errors, partial_path, remove_abandoned, sync_folder
 from tiekd_cache.store.layout import statistics_file
@@ -116,8 +118,19 @@ def _describe(file: Any, store: ResponseStore, schema: StoreSchema) -> None:
 
 
 def _statistics(store: ResponseStore) -> list[str]:
-    files = [statistics_file(store.info.path, shard) for shard in range(store.info.num_shards)]
-    return [file.read_bytes().decode() if file.is_file() else "" for file in files]
+    return [_text_of(statistics_file(store.info.path, shard), store) for shard in range(store.info.num_shards)]
+
+
+def _text_of(file: Path, store: ResponseStore) -> str:
+    """The statistics of a shard, nothing where it has none; raises DamagedStoreError where importing would fail."""
+    try:
+        data = read_optional(file, store.info.path)
+        if data is None:
+            return ""
+        ShardStatistics.from_bytes(data)
+    except (Damage, ValueError) as error:
+        raise damaged(store.info.path, file, error) from error
+    return data.decode()
 
 
 def _fingerprint_of(path: Path) -> str | None:
