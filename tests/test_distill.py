@@ -200,9 +200,14 @@ def test_bins_may_begin_at_the_nearest_depth_that_the_store_has_seen(tmp_path: P
 
 
 def test_a_run_folder_in_use_is_not_overwritten(store: ResponseStore, tmp_path: Path) -> None:
-    train(store, tmp_path / "run")
+    with pytest.raises(InterruptedRunError):
+        train(store, tmp_path / "run", progress=StopAfter(2, signal.SIGINT))
     with pytest.raises(ConfigError, match="--resume"):
         train(store, tmp_path / "run")
+    whole = train(store, tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match="--resume"):
+        train(store, tmp_path / "run", with_train(steps=7))
+    assert train(store, tmp_path / "run") == whole, "nothing is left to do"
 
 
 def test_resuming_on_another_store_is_refused(store: ResponseStore, tmp_path: Path) -> None:

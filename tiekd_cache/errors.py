@@ -1,14 +1,18 @@
 """The errors that a user can cause, each one line: what is wrong, where, the rule, what to do.
 
-The command line prints them without a traceback and exits with 1; library users catch `TiekdError`
+The command line prints them without a traceback and exits with their `exit_code`; library users catch `TiekdError`
 or a narrower class. Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class TiekdError(Exception):
     """Base of every error that a user can mend."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class SharedError(TiekdError):

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import click
 
 from tiekd_cache.errors import SharedError, TiekdError
+from tiekd_cache.interrupt import INTERRUPTED
 from tiekd_cache.launch import Launch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class ErrorsInOneLine(click.Group):
-    """A group whose commands end with one line and exit code 1 on an error that the user can mend."""
+    """A group whose commands end with one line and the error's exit code where the user can mend it."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -29,10 +30,10 @@ class ErrorsInOneLine(click.Group):
                 click.echo(f"Error: {error}", err=True)
             elif not isinstance(error, SharedError):
                 click.echo(f"Error (process {rank}): {error}", err=True)
-            sys.exit(1)
+            sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
-            sys.exit(130)
+            note("Interrupted. What was finished is kept; the same command goes on from there.")
+            sys.exit(INTERRUPTED)
         except BrokenPipeError:
             sys.exit(1)
 
