@@ -39,13 +39,6 @@ def with_train(**changes: Any) -> DistillConfig:
     return replace(CONFIG, train=replace(CONFIG.train, **changes))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
-    path = tmp_path_factory.mktemp("store") / "a.zarr"
-    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=4))
-    return open_store(path)
-
-
 def losses(run: Path) -> list[float]:
     return [record["loss"] for record in RunFolder(run).metrics()]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -308,15 +307,16 @@ def test_wrong_calls_are_refused() -> None:
 
 def test_pretrained_without_network_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: object, **__: object) -> None:
+        asked.append("once")
         raise urllib.error.URLError(OSError(errno.ENETUNREACH, "Network is unreachable"))
 
+    asked: list[str] = []
     monkeypatch.setattr(encoders, "_cached_weights", lambda hub_id: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    begun = time.monotonic()
     with pytest.raises(CheckpointError, match=r"resnet18.*Network is unreachable.*--no-pretrained") as caught:
         build_student("resnet18", bins=FEW_BINS)
-    assert time.monotonic() - begun < 5
+    assert asked == ["once"]  # the hub's own client, which would ask for half a minute, does not come to it
     assert "\n" not in str(caught.value)
 
 
