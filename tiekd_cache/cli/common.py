@@ -55,6 +55,14 @@ def note(text: str) -> None:
         click.echo(text, err=True)
 
 
+def note_each(what: str, lines: Sequence[str], shown: int = 10) -> None:
+    """The first of many sentences that begin alike, and how many more there are."""
+    for line in lines[:shown]:
+        note(f"{what} {line}")
+    if len(lines) > shown:
+        note(f"{what} {len(lines) - shown} more")
+
+
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:
     """A result on stdout: JSON, or `name  value` lines."""
     if as_json:
@@ -114,6 +122,17 @@ def device_option(command: Command) -> Command:
     return click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")(command)
 
 
+def shard_frames_option(command: Command) -> Command:
+    """--shard-frames."""
+    return click.option(
+        "--shard-frames",
+        type=click.IntRange(1, 4096),
+        default=64,
+        show_default=True,
+        help="Frames a file of the store.",
+    )(command)
+
+
 def json_option(command: Command) -> Command:
     """--json."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
@@ -132,10 +151,7 @@ def open_kitti(kitti: Path | None, split: str | None, purpose: str, skip_missing
 def note_frames(frames: Any, root: Path) -> Any:
     """The same frames; says on stderr where they are and what was left out."""
     note(f"Data: {root}, {frames.split_note}")
-    for line in frames.skipped[:10]:
-        note(f"Left out: {line}")
-    if len(frames.skipped) > 10:
-        note(f"Left out: {len(frames.skipped) - 10} more")
+    note_each("Left out:", frames.skipped)
     return frames
 
 
