@@ -77,16 +77,21 @@ def s3_server() -> Iterator[Server]:
             )
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
+
+
 @contextlib.contextmanager
 def nginx(folder: Path) -> Iterator[Server]:
     """nginx over a folder, read only, with its defaults; skips where it is not installed."""
     program = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
     if program is None:
         pytest.skip("nginx is not installed")
-    with tempfile.TemporaryDirectory(prefix="tiekd-nginx-") as own, socket.socket() as free:
-        free.bind((HOST, 0))
-        number = free.getsockname()[1]
-        free.close()
+    with tempfile.TemporaryDirectory(prefix="tiekd-nginx-") as own:
+        number = free_port()
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         temporary = "".join(f"{kind}_temp_path {own}/{kind};" for kind in kinds)
         user = "user root;" if os.getuid() == 0 else ""  # else its workers could not read a test's folder

@@ -39,13 +39,6 @@ def with_train(**changes: Any) -> DistillConfig:
     return replace(CONFIG, train=replace(CONFIG.train, **changes))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
-    path = tmp_path_factory.mktemp("store") / "a.zarr"
-    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=4))
-    return open_store(path)
-
-
 def losses(run: Path) -> list[float]:
     return [record["loss"] for record in RunFolder(run).metrics()]
 
@@ -200,9 +193,14 @@ def test_bins_may_begin_at_the_nearest_depth_that_the_store_has_seen(tmp_path: P
 
 
 def test_a_run_folder_in_use_is_not_overwritten(store: ResponseStore, tmp_path: Path) -> None:
-    train(store, tmp_path / "run")
+    with pytest.raises(InterruptedRunError):
+        train(store, tmp_path / "run", progress=StopAfter(2, signal.SIGINT))
     with pytest.raises(ConfigError, match="--resume"):
         train(store, tmp_path / "run")
+    whole = train(store, tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match="--resume"):
+        train(store, tmp_path / "run", with_train(steps=7))
+    assert train(store, tmp_path / "run") == whole, "nothing is left to do"
 
 
 def test_resuming_on_another_store_is_refused(store: ResponseStore, tmp_path: Path) -> None:

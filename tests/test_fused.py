@@ -60,7 +60,7 @@ def gradients(outcome: Terms, p: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     return list(torch.autograd.grad(3 * kl + (wave * depth).sum(), inputs))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(FORMS), st.sampled_from([0.3, 0.5, 0.8, 5.0]), st.integers(1, 3), st.integers(1, 9),
     st.integers(1, 13), st.integers(0, 1000), st.sampled_from([1, 5, 40, 4096]),
@@ -141,7 +141,7 @@ def test_gradcheck(form: str, bins: Bins, num_teachers: int, share: float) -> No
     assert torch.autograd.gradcheck(run, inputs)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(FORMS), st.sampled_from(SPACINGS), st.sampled_from([0.05, 0.5, 2.0]),
     st.sampled_from([0.0, 0.02, 0.3]), st.sampled_from([1e-3, 1.0]), st.integers(0, 1000),

@@ -102,7 +102,7 @@ def test_threads_have_that_many_requests_under_way(folder: Path) -> None:
     store = open_store(objects)
     store.read(FRAMES)  # the indices of all shards
     barrier = threading.Barrier(4)
-    objects.before_range = lambda: barrier.wait(20)
+    objects.before_range = lambda: barrier.wait(120)
     assert store.read(FRAMES[:4], threads=4).shape[0] == 4  # a barrier that is not full breaks
 
 

@@ -64,7 +64,7 @@ def test_both_stages_then_nothing_to_do_then_other_settings(recipe_file: Path) -
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert [result.ground_truth for _, result in again.rows] == [result.ground_truth for _, result in report.rows]
 
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match=r"other settings: loss\.sigma \(2\.5, now 1\.0\)\. Remove it"):
         run_recipe(read_recipe(recipe_file, (f"out={out}", "loss.sigma=1.0")), note=said.append)
 
     store = open_store(report.store)

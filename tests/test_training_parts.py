@@ -7,26 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import FormulaTeacher, MemoryFrames
+from fakes import MemoryFrames
 
 from tiekd_cache import config as c
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.precompute import PrecomputeConfig, precompute
-from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.store import ResponseStore
 from tiekd_cache.training_parts import TrainingParts, build_parts, build_student_from, num_workers
 
 BASE: dict[str, Any] = {
     "student": {"pretrained": False, "decoder_width": 0.125, "num_bins": 33},
     "train": {"crop": [48, 64], "row_cut": 20, "steps": 50, "batch_size": 2},
 }
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
-    path = tmp_path_factory.mktemp("store") / "a.zarr"
-    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig())
-    return open_store(path)
 
 
 def build(store: ResponseStore, **changes: Any) -> TrainingParts:

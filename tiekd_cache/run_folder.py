@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from tiekd_cache.config import from_mapping, read_toml, to_toml
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import ConfigError, DataError
+from tiekd_cache.whole_file import whole_file
 
 
 class RunFolder:
@@ -159,6 +159,5 @@ def newest_run(root: Path = Path("runs")) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that a kill leaves the old one or the new one, never half of one."""
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    with whole_file(path) as file:
+        file.write(text.encode())

@@ -11,7 +11,7 @@ import torch
 
 from tiekd_cache.data.frame import DataSet, FrameSource
 from tiekd_cache.device import resolve_device
-from tiekd_cache.distill import DistillReport, distill
+from tiekd_cache.distill import DistillReport, InterruptedRunError, distill
 from tiekd_cache.distill_config import DistillConfig, StudentConfig
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import predict_depth
@@ -58,6 +58,7 @@ def run_distill(
             again; None = by the source's own root.
     Raises:
         ConfigError: a store is of other data, or its range is not within the student's.
+        InterruptedRunError: Ctrl-C after the first checkpoint; a second Ctrl-C leaves the step unfinished.
         TiekdError: as `distill` and `open_stores`.
     """
     stores = open_stores(store_paths, source, allow_partial=allow_partial)
@@ -72,23 +73,30 @@ def run_distill(
     if given is None:
         given = {IMAGES_FROM_STORE: True} if isinstance(source, StoreFrames) else {source.name: str(source.root)}
     origin = {"data": str(source.root), "source": dict(given)}
-    with together(launch, chosen) as ranks:
-        report = distill(
-            config,
-            frames,
-            stores,
-            ranks.gather(path)[0],
-            device=chosen,
-            resume=resume,
-            other_store=other_store,
-            validation=validated,
-            ranks=ranks,
-            origin=origin,
-            progress=progress,
-            note=note,
-        )
-    if launch.rank == 0:
-        draw_pictures(report.run, frames, stores[0], chosen)
+    try:
+        with together(launch, chosen) as ranks:
+            report = distill(
+                config,
+                frames,
+                stores,
+                ranks.gather(path)[0],
+                device=chosen,
+                resume=resume,
+                other_store=other_store,
+                validation=validated,
+                ranks=ranks,
+                origin=origin,
+                progress=progress,
+                note=note,
+            )
+        if launch.rank == 0:
+            draw_pictures(report.run, frames, stores[0], chosen)
+    except KeyboardInterrupt:
+        if not RunFolder(path).last_checkpoint.exists():
+            raise
+        raise InterruptedRunError(
+            f"Interrupted. The last checkpoint is kept: go on with `tiekd-cache distill --resume --run {path}`."
+        ) from None
     return report
 
 

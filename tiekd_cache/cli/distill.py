@@ -138,7 +138,8 @@ def distill(
 ) -> None:
     """Stage two: train a compact student from the cached responses. The teacher is not needed any more.
 
-    Started by torchrun, the processes train one student together, each on a GPU of its own.
+    Started by torchrun, the processes train one student together, each on a GPU of its own. Ctrl-C finishes the step,
+    saves, and ends with exit code 130; --resume goes on from there.
 
     \b
     Examples:
@@ -170,12 +171,13 @@ def distill(
         run_path = run_path if run_path is not None else newest_run()
         run = RunFolder.open(run_path)
         resolved, recorded = run.config(), run.run()
-        check_unchanged(resolved, mapping, f"the run {run_path}")
+        check_unchanged(resolved, mapping, f"The run {run_path}")
         stores = stores or tuple(recorded_stores(recorded))
         images_from_store = images_from_store or images_were_in_store(given, recorded)
         if not images_from_store:
             fill_from_run(given, recorded, same_split=True)
-        note(f"Going on with {run_path}, with its own settings")
+        if not run.is_finished():
+            note(f"Going on with {run_path}, with its own settings")
     else:
         resolved = from_mapping(DistillConfig, mapping)
     stores = choose_stores(stores, teachers, given, any_data=images_from_store, partial=allow_partial)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tiekd_cache.cli.catalogue import refuse_made_already
-from tiekd_cache.cli.common import json_option, named_store, new_store, note, print_result
+from tiekd_cache.cli.common import json_option, named_store, new_store, note, note_each, print_result
 from tiekd_cache.cli.source_options import named_options, open_source, source_options
 from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 from tiekd_cache.progress import no_progress_bar, progress_bar
@@ -96,8 +96,7 @@ def precompute(
     )
     if launch.rank > 0:
         return
-    for frame_id, reason in report.skipped:
-        note(f"No response to {frame_id}: {reason}")
+    note_each("No response to", [f"{frame_id}: {reason}" for frame_id, reason in report.skipped])
     rate = report.made / report.seconds if report.seconds else 0.0
     print_result(
         {

@@ -26,7 +26,7 @@ from tiekd_cache.store.catalogue import (
 )
 from tiekd_cache.store.chunks import Damage, decode_digests
 from tiekd_cache.store.codec import frame_digest
-from tiekd_cache.store.durable import is_partial, make_folders, remove_files, write_file
+from tiekd_cache.store.durable import make_folders, remove_files, write_file
 from tiekd_cache.store.layout import metadata_bytes, same_format
 from tiekd_cache.store.object_path import files_below, objects_of, store_path
 from tiekd_cache.store.objects import RefusedError
@@ -34,6 +34,7 @@ from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import sha256_of
 from tiekd_cache.store.shard_file import ShardBytes
 from tiekd_cache.store.verify_images import check_images, images_of, is_image_file, number_in
+from tiekd_cache.whole_file import is_partial
 
 
 class ProgressBar(Protocol):

@@ -10,7 +10,6 @@ statistics  string [shards]: the statistics of each shard as JSON, empty where t
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.store.catalogue import damaged, local_path, read_optional
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.codec import MISSING_CODE, Codes, frame_digest, quantise
-from tiekd_cache.store.durable import clear_errors, partial_path, remove_abandoned, sync_folder
+from tiekd_cache.store.durable import clear_errors
 from tiekd_cache.store.layout import statistics_file
 from tiekd_cache.store.schema import StoreSchema
 from tiekd_cache.transfer.export_folder import ExportReport
 from tiekd_cache.transfer.patient_file import PatientFile
+from tiekd_cache.whole_file import whole_file
 
 FORMAT = "tiekd-cache-hdf5/1"
 
@@ -51,20 +51,11 @@ def export_hdf5(store_path: str | Path, out: str | Path, *, progress: ProgressFa
         return ExportReport(out, len(store), 0)
     with clear_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(out)
-        partial = partial_path(out)
-        try:
-            with partial.open("x+b", buffering=0) as raw:
-                target = PatientFile(raw.fileno())
-                with h5py.File(target, "w") as file:
-                    _write(file, store, progress, target)
-                target.check()
-                os.fsync(raw.fileno())
-            partial.rename(out)
-            sync_folder(out.parent)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with whole_file(out) as raw:
+            target = PatientFile(raw.fileno())
+            with h5py.File(target, "w") as file:
+                _write(file, store, progress, target)
+            target.check()
     return ExportReport(out, len(store), len(store))
 
 
