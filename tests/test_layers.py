@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tiekd_cache"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "foreign", "version", "config", "progress", "interrupt", "launch", "whole_file"},
+    {"errors", "foreign", "version", "config", "progress", "interrupt", "launch", "whole_file", "machine_code"},
     {"dpm", "metrics", "bootstrap", "device", "timm_compat", "model_hub", "ranks"},
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "teacher_stores", "store_frames", "agreement", "statistics"},
