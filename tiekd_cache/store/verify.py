@@ -27,6 +27,7 @@ from tiekd_cache.store.catalogue import (
 from tiekd_cache.store.chunks import Damage, decode_digests
 from tiekd_cache.store.codec import frame_digest
 from tiekd_cache.store.durable import is_partial, remove_file, write_file
+from tiekd_cache.store.images import FOLDER
 from tiekd_cache.store.layout import metadata_bytes, same_format
 from tiekd_cache.store.object_path import files_below, objects_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
@@ -272,11 +273,11 @@ def _stray_files(catalogue: Catalogue) -> Iterator[str]:
         layout.shard_file,
         layout.digest_file,
         layout.record_file,
-        layout.claim_file,
         layout.statistics_file,
     ):
         known |= {place(shard) for shard in shards}
     known |= image_files(catalogue)
+    claims = (layout.path / "claims", layout.path / FOLDER / "claims")  # what they hold says nothing of the answers
     try:
         files = files_below(layout.path)
     except ConfigError:
@@ -285,5 +286,5 @@ def _stray_files(catalogue: Catalogue) -> Iterator[str]:
     for file in files:
         if is_partial(file.name):
             yield f"{file}: an interrupted write left it; harmless, it goes when that shard is written"
-        elif file not in known:
+        elif file not in known and file.parent not in claims:
             yield f"{file}: belongs to no part of the store"

@@ -55,7 +55,7 @@ def image_files(store: Catalogue) -> set[Path]:
     layout = images.layout
     known = {layout.path / "zarr.json", *(layout.path / name / "zarr.json" for name in layout.array_metadata())}
     for shard in range(layout.num_shards):
-        known |= {*_files_of(images, shard), layout.claim_file(shard)}
+        known |= set(_files_of(images, shard))
     return known
 
 
