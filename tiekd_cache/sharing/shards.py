@@ -164,9 +164,9 @@ def _taken_over(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool
             raise Damage("too large")
         found = target.get(key)
         found_sha256 = hashlib.sha256(found).hexdigest()
-        if not alone and (theirs := _announced(target, part, record.shard, found_sha256)) is not None:
-            record = theirs
         if found != loaded.data:
+            theirs = None if alone else _announced(target, part, record.shard, found_sha256)
+            record = record if theirs is None else theirs
             _check_frames(part, record, found)
         return replace(record, file_bytes=len(found), file_sha256=found_sha256)
     except (Damage, MissingObject) as error:
