@@ -41,10 +41,12 @@ class Server:
     Attributes:
         url: where stores lie on it, without a slash at the end.
         environment: variables that a process needs to reach it.
+        pid: its process.
     """
 
     url: str
     environment: dict[str, str] = field(default_factory=dict)
+    pid: int = 0
 
 
 @contextlib.contextmanager
@@ -60,7 +62,7 @@ def s3_server() -> Iterator[Server]:
             return int(found[1]) if found else None
 
         command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", HOST, "-p", "0"]
-        with _running(command, log, port) as number:
+        with _running(command, log, port) as (number, pid):
             connection = http.client.HTTPConnection(HOST, number, timeout=STARTS_WITHIN_S)
             with contextlib.closing(connection):
                 connection.request("PUT", "/tiekd")
@@ -74,6 +76,7 @@ def s3_server() -> Iterator[Server]:
                     "AWS_REGION": "us-east-1",
                     "AWS_ALLOW_HTTP": "true",
                 },
+                pid,
             )
 
 
@@ -114,8 +117,8 @@ def nginx(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], log: Any, port: Callable[[], int | None]) -> Iterator[int]:
-    """A server in a process of its own, once `port` says where it listens; it is ended, with what it started."""
+def _running(command: list[str], log: Any, port: Callable[[], int | None]) -> Iterator[tuple[int, int]]:
+    """A server's (port, process), once `port` says where it listens; it is ended, with what it started."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         last = time.monotonic() + STARTS_WITHIN_S
@@ -124,7 +127,7 @@ def _running(command: list[str], log: Any, port: Callable[[], int | None]) -> It
                 log.seek(0)
                 raise AssertionError(f"{command} does not start:\n{log.read()}")
             time.sleep(SOON_S)
-        yield number
+        yield number, process.pid
     finally:
         process.terminate()
         try:

@@ -57,7 +57,7 @@ def test_both_stages_then_nothing_to_do_then_other_settings(recipe_file: Path) -
     assert list(evaluation["baselines"]) == ["student, untrained", "mean depth"]
     assert evaluation["ground_truth"] == report.rows[-1][1].ground_truth
     assert [image["ground_truth"] for image in evaluation["images"]] == [evaluation["ground_truth"]]
-    written = {path: path.stat().st_mtime_ns for path in (report.run / "best.pt", report.store / "zarr.json")}
+    written = {path: path.stat().st_mtime_ns for path in (report.run / "best.pt", Path(report.store, "zarr.json"))}
 
     again = run_recipe(recipe, note=said.append)
     assert "finished already" in " ".join(said)

@@ -42,7 +42,7 @@ class PipelineReport:
         rows: (who, its evaluation): the trained student last.
     """
 
-    store: Path
+    store: str | Path
     run: Path
     rows: tuple[tuple[str, Evaluation], ...]
 

@@ -26,7 +26,7 @@ from tiekd_cache.store.catalogue import Catalogue, open_catalogue, read_optional
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import clear_errors, make_folders, write_file
 from tiekd_cache.store.layout import statistics_file
-from tiekd_cache.store.object_path import is_network, side_by_side, store_path
+from tiekd_cache.store.object_path import StorePlace, as_object, is_network, objects_of, side_by_side, store_path
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema, canonical_json, sha256_of
 
@@ -233,15 +233,19 @@ def write_statistics(store: Path, statistics: ShardStatistics) -> None:
     """Keep a shard's statistics; called before the shard is written, so that no finished shard lacks them.
 
     Raises:
-        StoreError: the disk is full or refuses.
+        StoreError: the disk is full or refuses, or the bucket cannot be written.
     """
     file = statistics_file(store, statistics.shard)
+    objects = objects_of(store)
+    if objects is not None:
+        objects.put(as_object(file).key, statistics.to_bytes(), if_absent=True)  # never those of a finished shard
+        return
     with clear_errors(file):
         make_folders(file.parent, store)
     write_file(file, statistics.to_bytes())
 
 
-def read_statistics(store: str | Path) -> StoreStatistics:
+def read_statistics(store: StorePlace) -> StoreStatistics:
     """The statistics of a store's finished shards.
 
     Raises:

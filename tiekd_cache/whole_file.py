@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tiekd_cache.errors import DataError
+from tiekd_cache.processes import is_alive
 
 ABANDONED_AFTER_S = 24 * 3600.0
 """No write takes a day: a partial file as old as that is nobody's, whichever machine it came from."""
@@ -106,14 +107,4 @@ def _is_abandoned(partial: Path) -> bool:
         return False  # its writer has just finished
     if age > ABANDONED_AFTER_S:
         return True
-    return match["host"] == socket.gethostname() and not _is_alive(int(match["pid"]))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's
-    return True
+    return match["host"] == socket.gethostname() and not is_alive(int(match["pid"]))

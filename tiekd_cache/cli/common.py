@@ -190,6 +190,20 @@ def new_store(text: str) -> Path:
     return Path(text)
 
 
+def store_to_write(text: str) -> str | Path:
+    """The type of options that name a store to write: a folder as a Path, a bucket's URL as text.
+
+    Raises click.BadParameter for what can only be read.
+    """
+    from tiekd_cache.store.objects import is_remote
+
+    if text.startswith(("http://", "https://")):
+        raise click.BadParameter("a web server only shows stores: name a folder or a bucket (s3://, gs://, az://).")
+    if text.lower().endswith(".zip") and not Path(text).is_dir():
+        raise click.BadParameter("a zip file can only be read: name a folder or a bucket (s3://, gs://, az://).")
+    return text if is_remote(text) else Path(text)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """`352x704` -> (352, 704); raises click.BadParameter otherwise."""
     try:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tiekd_cache.cli.catalogue import refuse_made_already
-from tiekd_cache.cli.common import json_option, named_store, new_store, note, note_each, print_result
+from tiekd_cache.cli.common import json_option, named_store, note, note_each, print_result, store_to_write
 from tiekd_cache.cli.source_options import named_options, open_source, source_options
 from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 from tiekd_cache.progress import no_progress_bar, progress_bar
+
+if TYPE_CHECKING:
+    from tiekd_cache.precompute import PrecomputeReport
 
 
 @click.command()
 @click.option("--teacher", required=True, help=TEACHER_HELP)
 @teacher_options
-@click.option("--store", type=new_store, metavar="PATH", help="Where to write.  [default: stores/TEACHER.zarr]")
+@click.option(
+    "--store",
+    type=store_to_write,
+    metavar="FOLDER|URL",
+    help="Where to write: a folder, or a bucket (s3://, gs://, az://).  [default: stores/TEACHER.zarr]",
+)
 @source_options
 @answer_options
 @speed_options
@@ -42,7 +50,7 @@ def precompute(
     weights: str | None,
     trained_on: str,
     align: str | None,
-    store: Path | None,
+    store: str | Path | None,
     device: str,
     shard_range: str | None,
     catalogue: str | Path | None,
@@ -53,7 +61,8 @@ def precompute(
     """Stage one: run a teacher once over the frames and cache what it says.
 
     Goes on by itself where an earlier start stopped: give the same command again. Any number of processes may work
-    on one store. Started by torchrun, each takes a GPU of its own, and only the first one speaks.
+    on one store, on several machines where it is in a bucket. Started by torchrun, each takes a GPU of its own, and
+    only the first one speaks.
 
     \b
     Examples:
@@ -64,6 +73,7 @@ def precompute(
       tiekd-cache precompute --teacher adabins --nyu data/nyu --trained-on nyu
       tiekd-cache precompute --teacher adabins --images 'photos/**/*.jpg' --store stores/photos.zarr
       tiekd-cache precompute --teacher bts --with-images
+      tiekd-cache precompute --teacher bts --store s3://team/stores/bts.zarr
       tiekd-cache precompute --teacher bts --catalogue s3://team/stores
       tiekd-cache precompute --teacher bts --precision bf16 --shard-range 0/16
     """
@@ -71,16 +81,19 @@ def precompute(
     from tiekd_cache.launch import Launch, ShardRange
     from tiekd_cache.precompute import PrecomputeConfig
     from tiekd_cache.precompute import precompute as run_precompute
+    from tiekd_cache.store.objects import open_objects
     from tiekd_cache.teachers import load_teacher
 
     launch = Launch.from_environment()
     shards = None if shard_range is None else ShardRange.parse(shard_range)
+    path = store if store is not None else default_store_path(teacher)
+    if isinstance(path, str):
+        open_objects(path).list("done")  # a wrong name or no access is said before the teacher is loaded
     named = named_options(given)
     source = open_source(given, "train")
     loaded = load_teacher(teacher, weights=weights, device=launch.device(device), trained_on=trained_on, align=align)
     if not loaded.trained:
         note(f"UNTRAINED: {teacher} has random weights ({loaded.weights_source}); the store will say so.")
-    path = store if store is not None else default_store_path(teacher)
     progress = progress_bar if launch.rank == 0 else no_progress_bar
     config = PrecomputeConfig(**given)
     report = run_precompute(
@@ -94,14 +107,18 @@ def precompute(
         note=note,
         **({} if anyway else {"check": refuse_made_already(catalogue, path)}),
     )
-    if launch.rank > 0:
-        return
+    if launch.rank == 0:
+        _show(report, loaded.architecture, named, as_json)
+
+
+def _show(report: PrecomputeReport, architecture: str, named: str, as_json: bool) -> None:
+    """What was made on stdout; what the user should know of it, and what comes next, on stderr."""
     note_each("No response to", [f"{frame_id}: {reason}" for frame_id, reason in report.skipped])
     rate = report.made / report.seconds if report.seconds else 0.0
     print_result(
         {
             "store": str(report.store),
-            "teacher": loaded.architecture,
+            "teacher": architecture,
             "responses": report.frames,
             "responses_when_finished": report.store_frames,
             "made_now": report.made,

@@ -27,6 +27,7 @@ from tiekd_cache.store.catalogue import (
 from tiekd_cache.store.chunks import Damage, decode_digests
 from tiekd_cache.store.codec import frame_digest
 from tiekd_cache.store.durable import make_folders, remove_files, write_file
+from tiekd_cache.store.images import FOLDER
 from tiekd_cache.store.layout import metadata_bytes, same_format
 from tiekd_cache.store.object_path import files_below, objects_of, store_path
 from tiekd_cache.store.objects import RefusedError
@@ -266,13 +267,15 @@ def _stray_files(catalogue: Catalogue) -> Iterator[str]:
     names = ("zarr.json", *(f"{name}/zarr.json" for name in layout.array_metadata()))
     metadata = {layout.path / name for name in names}
     chunks = -(-layout.num_frames // layout.frame_id_chunk)
-    places = (layout.shard_file, layout.digest_file, layout.record_file, layout.claim_file, layout.statistics_file)
+    places = (layout.shard_file, layout.digest_file, layout.record_file, layout.statistics_file)
     images = images_of(catalogue)
+    claims = (layout.path / "claims", layout.path / FOLDER / "claims")  # what they hold says nothing of the answers
 
     def belongs(file: Path) -> bool:
         number = number_in(file, layout.path)
         return (
             file in metadata
+            or file.parent in claims
             or (number < layout.num_shards and any(file == place(number) for place in places))
             or (number < chunks and file == layout.frame_id_file(number))
             or (images is not None and is_image_file(images, file))

@@ -56,7 +56,7 @@ def is_image_file(images: ImageCatalogue, file: Path) -> bool:
     layout, number = images.layout, number_in(file, images.layout.path)
     if file in {layout.path / "zarr.json", *(layout.path / name / "zarr.json" for name in layout.array_metadata())}:
         return True
-    return number < layout.num_shards and file in (*_files_of(images, number), layout.claim_file(number))
+    return number < layout.num_shards and file in _files_of(images, number)
 
 
 def number_in(file: Path, folder: Path) -> int:
