@@ -25,7 +25,7 @@ LAYERS = [
         "machine_code",
         "processes",
     },
-    {"dpm", "metrics", "bootstrap", "device", "timm_compat", "model_hub", "ranks"},
+    {"dpm", "metrics", "bootstrap", "device", "machine_code", "timm_compat", "model_hub", "ranks"},
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "teacher_stores", "store_frames", "agreement", "statistics"},
     {"store_list", "store_choice", "store_page", "sharing"},

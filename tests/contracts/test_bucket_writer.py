@@ -13,6 +13,7 @@ from memory_objects import MemoryObjects
 from store_helpers import build_schema, depth_maps, files_of, frame_list, make_store, write_all
 
 from tiekd_cache.errors import ConfigError, StoreError
+from tiekd_cache.foreign import SMALL_BYTES
 from tiekd_cache.launch import ShardRange
 from tiekd_cache.precompute import PrecomputeConfig, open_writer, precompute
 from tiekd_cache.sharing import copy_store
@@ -45,10 +46,10 @@ class Bucket(MemoryObjects):
             self.puts_left -= 1
         return done
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
         """See Objects."""
         self._require_line()
-        return super().get(key)
+        return super().get(key, at_most)
 
     def delete(self, key: str) -> None:
         """See Objects."""
