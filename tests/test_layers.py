@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors", "version", "config", "progress", "interrupt", "launch"},
-    {"dpm", "metrics", "bootstrap", "device", "timm_compat", "model_hub", "ranks"},
+    {"openssh", "dpm", "metrics", "bootstrap", "device", "timm_compat", "model_hub", "ranks"},
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "teacher_stores", "store_frames", "agreement", "statistics"},
     {"store_list", "store_choice", "store_page"},

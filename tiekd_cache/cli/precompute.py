@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tiekd_cache.cli.catalogue import refuse_made_already
 from tiekd_cache.cli.common import json_option, named_store, new_store, note, print_result
+from tiekd_cache.cli.signing import load_key, sign_and_tell, sign_option
 from tiekd_cache.cli.source_options import named_options, open_source, source_options
 from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 from tiekd_cache.progress import no_progress_bar, progress_bar
+
+if TYPE_CHECKING:
+    from tiekd_cache.openssh import SigningKey
 
 
 @click.command()
@@ -35,6 +39,7 @@ from tiekd_cache.progress import no_progress_bar, progress_bar
     metavar="FOLDER|URL",
     help="Where to look first for a finished store with the same answers.  [default: $TIEKD_CATALOGUE, or none]",
 )
+@sign_option("Sign the store with this ed25519 private key of OpenSSH when it is finished; see `sign`.")
 @click.option("--anyway", is_flag=True, help="Compute even where the catalogue has a store with the same answers.")
 @json_option
 def precompute(
@@ -47,6 +52,7 @@ def precompute(
     shard_range: str | None,
     catalogue: str | Path | None,
     anyway: bool,
+    key_file: Path | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -65,6 +71,7 @@ def precompute(
       tiekd-cache precompute --teacher adabins --images 'photos/**/*.jpg' --store stores/photos.zarr
       tiekd-cache precompute --teacher bts --with-images
       tiekd-cache precompute --teacher bts --catalogue s3://team/stores
+      tiekd-cache precompute --teacher bts --sign ~/.ssh/id_ed25519
       tiekd-cache precompute --teacher bts --precision bf16 --shard-range 0/16
     """
     from tiekd_cache.data.places import default_store_path
@@ -74,6 +81,7 @@ def precompute(
     from tiekd_cache.teachers import load_teacher
 
     launch = Launch.from_environment()
+    key = load_key(key_file) if key_file is not None and launch.rank == 0 else None  # not after hours of work
     shards = None if shard_range is None else ShardRange.parse(shard_range)
     named = named_options(given)
     source = open_source(given, "train")
@@ -113,7 +121,22 @@ def precompute(
     )
     if report.warning is not None:
         note(f"Warning: {report.warning}")
+    _sign(report.store, key, report.complete)
     if report.complete:
         note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}{named}")
     else:
         note(f"{report.store} holds {report.frames} of {report.store_frames} responses: the rest is for other starts.")
+
+
+def _sign(store: Path, key: SigningKey | None, complete: bool) -> None:
+    """Sign the store where that is asked for and it is finished; else say so where its signature does not hold."""
+    from tiekd_cache.store.signing import stale_note
+
+    if key is not None and complete:
+        sign_and_tell(store, key)
+        return
+    if key is not None:
+        note(f"{store} is not signed, as it is not finished: give --sign to the start that finishes it.")
+    outdated = stale_note(store)
+    if outdated is not None:
+        note(f"Note: {outdated}")

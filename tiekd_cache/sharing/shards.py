@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tiekd_cache.errors import StoreError
-from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of
+from tiekd_cache.sharing.shared_store import Part, damaged, key_of
 from tiekd_cache.statistics import ShardStatistics
 from tiekd_cache.store.catalogue import DamagedStoreError
 from tiekd_cache.store.chunks import Damage, decode_chunk, decode_digests, index_bytes, parse_index, without_crc
@@ -72,7 +72,7 @@ def load_shard(part: Part, shard: int) -> LoadedShard:
             raise Damage("sha256 differs from that in the done-record")
         _check_frames(part, record, data)
         key = _companion_key(part, shard)
-        beside = get_metadata(objects, key)
+        beside = part.get(key)
         _check_companion(part, record, beside)
     except Damage as damage:
         raise damaged(objects.url, key, f"shard {shard}: {damage}") from damage
@@ -224,12 +224,12 @@ def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
 def _statistics(part: Part, shard: int) -> tuple[dict[str, bytes], str | None]:
     key = key_of(part.layout.statistics_file(shard))
     try:
-        data = get_metadata(part.objects, key)
+        data = part.get(key)
         statistics = ShardStatistics.from_bytes(data)
         if (statistics.fingerprint, statistics.shard) != (part.fingerprint, shard):
             raise ValueError("belongs to another store or shard")
     except MissingObject:
         return {}, None
-    except (DamagedStoreError, ValueError) as error:
+    except (DamagedStoreError, Damage, ValueError) as error:
         return {}, f"statistics of shard {shard} of {part.objects.url} were left out: {error}"
     return {key: data}, None

@@ -19,6 +19,7 @@ from tiekd_cache.store.layout import Layout, same_format
 from tiekd_cache.store.object_path import ObjectPath, as_object, as_path, sizes_of
 from tiekd_cache.store.objects import MissingObject, Objects
 from tiekd_cache.store.record import DoneRecord
+from tiekd_cache.store.signature import Signed, Trust, require_signed
 
 METADATA_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest metadata object that is read: a frame list's chunk of 65,536 long ids takes a tenth of it."""
@@ -58,6 +59,11 @@ class Part:
         return catalogue.fingerprint if isinstance(catalogue, ImageCatalogue) else catalogue.schema.fingerprint
 
     @property
+    def signed(self) -> Signed | None:
+        """What everything of it must be; None where no signature was asked for."""
+        return self.catalogue.store.signed if isinstance(self.catalogue, ImageCatalogue) else self.catalogue.signed
+
+    @property
     def done(self) -> frozenset[int]:
         """The shards that were finished when the store was opened."""
         return self.catalogue.done
@@ -78,6 +84,17 @@ class Part:
         """Bytes of the frames of these shards; 0 where there are none."""
         return dict(zip(shards, sizes_of([self.layout.shard_file(shard) for shard in shards]), strict=True))
 
+    def get(self, key: str) -> bytes:
+        """As `get_metadata`, and as signed.
+
+        Raises:
+            Damage: it is not what was signed.
+        """
+        data = get_metadata(self.objects, key)
+        if self.signed is not None:
+            self.signed.manifest.check(key, data)
+        return data
+
     def record(self, shard: int) -> DoneRecord:
         """The done-record of a finished shard, checked.
 
@@ -86,7 +103,7 @@ class Part:
         """
         key = self.record_key(shard)
         try:
-            record = DoneRecord.from_bytes(get_metadata(self.objects, key))
+            record = DoneRecord.from_bytes(self.get(key))
             record.check(self.fingerprint, shard, self.layout.positions(shard))
         except (Damage, MissingObject) as reason:
             raise damaged(self.objects.url, key, reason) from reason
@@ -104,7 +121,7 @@ class Part:
         metadata = {}
         for key in [*arrays, *(key_of(layout.frame_id_file(chunk)) for chunk in chunks), group]:
             try:
-                metadata[key] = get_metadata(self.objects, key)
+                metadata[key] = self.get(key)
                 if key in arrays and not same_format(json.loads(metadata[key]), arrays[key]):
                     raise Damage("metadata are not those of format 1")
                 if not key.endswith("zarr.json"):
@@ -141,12 +158,15 @@ class SharedStore:
         return [part for part in (self.images, self.responses) if part is not None]
 
 
-def open_shared(objects: Objects) -> SharedStore:
+def open_shared(objects: Objects, trust: Trust | None = None) -> SharedStore:
     """The store at a place.
 
+    Args:
+        trust: who must have signed it.
     Raises:
         MissingObject: there is none.
         DamagedStoreError: its metadata are not what was written.
+        TrustError: it is not signed by any of these, or has shards that are not.
         StoreError: it is no store, or one of a newer format.
     """
     try:
@@ -155,7 +175,8 @@ def open_shared(objects: Objects) -> SharedStore:
         raise MissingObject(f"There is no store at {objects.url}: it has no zarr.json. Check the address.") from error
     if size > METADATA_LIMIT_BYTES:
         raise StoreError(f"{objects.url} is no store: {size} bytes are too many for its zarr.json. Check the address.")
-    catalogue = open_catalogue(as_path(ObjectPath(objects)))
+    path = as_path(ObjectPath(objects))
+    catalogue = open_catalogue(path, require_signed(path, trust))
     images = open_images(catalogue)
     return SharedStore(objects, catalogue, Part(objects, catalogue), None if images is None else Part(objects, images))
 

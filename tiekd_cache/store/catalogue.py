@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from tiekd_cache.errors import StoreError
-from tiekd_cache.store.chunks import Damage, decode_frame_ids
+from tiekd_cache.store.chunks import Damage, NotAsSigned, decode_frame_ids
 from tiekd_cache.store.layout import Layout, same_format
-from tiekd_cache.store.object_path import objects_of
+from tiekd_cache.store.object_path import objects_of, read_again
 from tiekd_cache.store.objects import MissingObject
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import FORMAT, JsonObject, StoreSchema, frames_digest
+from tiekd_cache.store.signature import Signed
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Catalogue:
         schema: its attributes.
         frame_ids: every frame of the finished store, in order.
         done: numbers of the shards that were finished when it was opened.
+        signed: what everything in it must be; None where no signature was asked for.
     """
 
     layout: Layout
     schema: StoreSchema
     frame_ids: Sequence[str]
     done: frozenset[int]
+    signed: Signed | None = None
 
     @property
     def path(self) -> Path:
@@ -71,11 +74,15 @@ class Catalogue:
         """The done-record of a shard, checked.
 
         Raises:
-            Damage: it is missing, was changed, or belongs to another shard or store.
+            Damage: it is missing, was changed, is not as signed, or belongs to another shard or store.
         """
-        record = DoneRecord.from_bytes(read_whole(self.layout.record_file(shard)))
+        record = DoneRecord.from_bytes(self.read(self.layout.record_file(shard)))
         record.check(self.schema.fingerprint, shard, self.layout.positions(shard))
         return record
+
+    def read(self, file: Path) -> bytes:
+        """All of a file of the store that is no shard, as signed; raises Damage as `read_whole`, and NotAsSigned."""
+        return _read_signed(self.path, file, self.signed)
 
 
 class DamagedStoreError(StoreError):
@@ -88,7 +95,9 @@ def damaged(path: Path, file: Path, reason: object, frame_id: str | None = None)
     remedy = f"run `tiekd-cache verify {path}` for all of it, then with --repair, then the same `precompute` again."
     if objects_of(path) is not None:
         remedy = f"run `tiekd-cache verify {path}` for all of it, and copy the store there again from a whole one."
-    if file == path / "zarr.json" or (path / "frame_id") in file.parents:
+    if isinstance(reason, NotAsSigned):
+        remedy = "copy the store again from whoever signed it, and do not use this one."
+    elif file == path / "zarr.json" or (path / "frame_id") in file.parents:
         remedy = (
             "attributes and frame list cannot be made again from the rest: take the file from another copy of the"
             " store, or make the store anew."
@@ -113,6 +122,24 @@ def read_whole(file: Path) -> bytes:
         raise Damage(f"file cannot be read ({error.strerror or error})") from error
 
 
+def name_in(store: Path, file: Path) -> str:
+    """The path of a file within a store, with `/`; both as `store_path` gives them."""
+    return str(file).removeprefix(f"{store}/")
+
+
+def _read_signed(store: Path, file: Path, signed: Signed | None) -> bytes:
+    if signed is None:
+        return read_whole(file)
+    manifest = signed.manifest
+
+    def read() -> bytes:
+        data = read_whole(file)
+        manifest.check(name_in(store, file), data)
+        return data
+
+    return read_again(lambda: file, read)  # a cache may hold this file of a store with the same answers
+
+
 def local_path(path: str | Path) -> Path:
     """The path of a folder to write to as an absolute one, which another working directory does not change.
 
@@ -134,13 +161,17 @@ def is_store(path: Path) -> bool:
     return all((path / part).is_dir() for part in ("residual", "frame_id", "digest", "done"))
 
 
-def open_catalogue(path: Path) -> Catalogue:
+def open_catalogue(path: Path, signed: Signed | None = None) -> Catalogue:
     """A store's metadata, every digest compared; one file for the attributes, one for each 65536 frames.
 
+    Args:
+        path: what `store_path` gives.
+        signed: what they must be, too.
     Raises:
-        StoreError: there is no store, it is of a newer format, or its metadata were changed.
+        StoreError: there is no store, it is of a newer format, or its metadata were changed; TrustError where it has
+            shards that are not signed.
     """
-    group = read_group(path)
+    group = read_group(path, signed)
     try:
         schema = StoreSchema.from_attributes(group["attributes"])
     except StoreError as error:
@@ -153,12 +184,16 @@ def open_catalogue(path: Path) -> Catalogue:
         done = done_shards(path / "done", layout.num_shards)
     except OSError as error:
         raise damaged(path, path / "done", f"done-records cannot be listed ({error.strerror})") from error
-    return Catalogue(layout, schema, _read_frame_ids(layout, schema), done)
+    if signed is not None:
+        signed.require_names(path, (name_in(path, layout.record_file(shard)) for shard in done))
+    return Catalogue(layout, schema, _read_frame_ids(layout, schema, signed), done, signed)
 
 
-def read_group(path: Path) -> JsonObject:
+def read_group(path: Path, signed: Signed | None = None) -> JsonObject:
     """The group's `zarr.json`, of format 1; the attributes are not looked at further.
 
+    Args:
+        signed: what it must be.
     Raises:
         StoreError: there is none, it is no store's, or a newer tiekd-cache wrote it.
     """
@@ -168,7 +203,9 @@ def read_group(path: Path) -> JsonObject:
     if not is_store(path):
         raise StoreError(f"{path} is no tiekd-cache store ({file} names no format 'tiekd-cache/…'): check the path")
     try:
-        group = json.loads(read_whole(file))
+        group = json.loads(_read_signed(path, file, signed))
+    except NotAsSigned as reason:
+        raise damaged(path, file, reason) from reason
     except (Damage, ValueError, RecursionError) as error:
         raise damaged(path, file, f"metadata cannot be read ({error})") from error
     found = _format_of(group)
@@ -207,12 +244,12 @@ def _format_of(group: Any) -> str | None:
     return found if isinstance(found, str) and re.fullmatch(r"tiekd-cache/\d+", found) else None
 
 
-def _read_frame_ids(layout: Layout, schema: StoreSchema) -> list[str]:
+def _read_frame_ids(layout: Layout, schema: StoreSchema, signed: Signed | None) -> list[str]:
     frame_ids: list[str] = []
     for chunk in range(-(-layout.num_frames // layout.frame_id_chunk)):
         file = layout.frame_id_file(chunk)
         try:
-            frame_ids += decode_frame_ids(read_whole(file))
+            frame_ids += decode_frame_ids(_read_signed(layout.path, file, signed))
         except Damage as damage:
             raise damaged(layout.path, file, damage) from damage
     del frame_ids[layout.num_frames :]

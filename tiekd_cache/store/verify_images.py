@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from tiekd_cache.errors import TrustError
 from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, read_whole
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import remove_file
@@ -26,7 +27,7 @@ def check_images(store: Catalogue, repair: bool) -> tuple[list[str], list[str], 
     repaired: list[str] = []
     try:
         images = open_images(store)
-    except DamagedStoreError as error:
+    except (DamagedStoreError, TrustError) as error:
         return [str(error)], [], []
     if images is None:
         return [], [], []
@@ -48,7 +49,7 @@ def image_files(store: Catalogue) -> set[Path]:
     """Every file that may lie in the images of a store, for telling others from them."""
     try:
         images = open_images(store)
-    except DamagedStoreError:
+    except (DamagedStoreError, TrustError):
         images = None
     if images is None:
         return set()
@@ -69,7 +70,7 @@ def _check_metadata(images: ImageCatalogue) -> Iterator[str]:
     for name, expected in images.layout.array_metadata().items():
         file = images.layout.path / name / "zarr.json"
         try:
-            if not same_format(json.loads(read_whole(file)), expected):
+            if not same_format(json.loads(images.store.read(file)), expected):
                 raise Damage("metadata are not those of format 1")
         except (Damage, ValueError, RecursionError) as error:
             yield f"{file}: {error}"
