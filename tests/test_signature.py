@@ -35,6 +35,8 @@ from tiekd_cache.store.objects import FolderObjects
 from tiekd_cache.store.record import DoneRecord
 from tiekd_cache.store.signature import FILE, Manifest, StoreSignature, require_signed
 from tiekd_cache.store.signing import stale_note
+from tiekd_cache.store_frames import StoreFrames
+from tiekd_cache.teacher_stores import open_stores, stores_record
 
 SOURCE = MemoryFrames(6)
 SHARD_1 = "residual/c/1/0/0"
@@ -458,6 +460,22 @@ def test_a_trusted_store_is_pickled_with_what_was_signed(plain: Path, trust: Sig
     (plain / SHARD_1).write_bytes(recompressed(plain, SHARD_1))
     with pytest.raises(StoreError, match="not the one that was signed"):
         pickle.loads(copied)[store.frame_ids[5]]
+
+
+def test_the_stores_of_a_run_are_all_asked_and_recorded_with_their_signer(
+    path: Path, trust: Signers, tmp_path: Path
+) -> None:
+    [store] = open_stores([path], SOURCE, trust=trust)
+    signed = store.signed
+    assert signed is not None
+    assert stores_record([store])["stores"][0]["signed"] == signed.to_json()
+    assert "signed" not in stores_record(open_stores([path], SOURCE))["stores"][0]
+    assert StoreFrames.open(path, trust=trust).frame_ids == tuple(SOURCE.frame_ids)
+    other = shutil.copytree(path, tmp_path / "b.zarr")
+    (other / FILE).unlink()
+    for ask in (lambda: open_stores([path, other], SOURCE, trust=trust), lambda: StoreFrames.open(other, trust=trust)):
+        with pytest.raises(TrustError, match=r"b\.zarr is not signed"):
+            ask()
 
 
 def test_zarr_python_cannot_be_held_to_a_signature(plain: Path, trust: Signers) -> None:

@@ -29,7 +29,7 @@ from tiekd_cache.store.object_path import is_network, side_by_side, store_path
 from tiekd_cache.store.objects import MissingObject
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema, canonical_json, sha256_of
-from tiekd_cache.store.signature import Trust, require_signed
+from tiekd_cache.store.signature import Trust, signed_by
 
 EDGES_M = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 150.0)
 """Lower edges of the histogram's bins, metres; the last bin has no upper edge."""
@@ -234,7 +234,7 @@ def read_statistics(store: str | Path, trust: Trust | None = None) -> StoreStati
         StoreError: there is no store, its metadata are damaged, or something of it is not as signed.
     """
     place = store_path(store)
-    catalogue = open_catalogue(place, require_signed(place, trust))
+    catalogue = open_catalogue(place, signed_by(place, trust))
     shards = sorted(catalogue.done)
     read = partial(_read_one, catalogue)
     results = side_by_side(read, shards) if is_network(catalogue.path) else list(map(read, shards))

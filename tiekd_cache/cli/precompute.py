@@ -16,6 +16,7 @@ from tiekd_cache.progress import no_progress_bar, progress_bar
 
 if TYPE_CHECKING:
     from tiekd_cache.openssh import SigningKey
+    from tiekd_cache.precompute import PrecomputeReport
 
 
 @click.command()
@@ -104,13 +105,21 @@ def precompute(
     )
     if launch.rank > 0:
         return
+    _tell(report, loaded.architecture, as_json)
+    _sign(report.store, key, report.complete)
+    if report.complete:
+        note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}{named}")
+
+
+def _tell(report: PrecomputeReport, architecture: str, as_json: bool) -> None:
+    """What was made, on stdout; what the user must know of it, on stderr."""
     for frame_id, reason in report.skipped:
         note(f"No response to {frame_id}: {reason}")
     rate = report.made / report.seconds if report.seconds else 0.0
     print_result(
         {
             "store": str(report.store),
-            "teacher": loaded.architecture,
+            "teacher": architecture,
             "responses": report.frames,
             "responses_when_finished": report.store_frames,
             "made_now": report.made,
@@ -121,10 +130,7 @@ def precompute(
     )
     if report.warning is not None:
         note(f"Warning: {report.warning}")
-    _sign(report.store, key, report.complete)
-    if report.complete:
-        note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}{named}")
-    else:
+    if not report.complete:
         note(f"{report.store} holds {report.frames} of {report.store_frames} responses: the rest is for other starts.")
 
 

@@ -143,10 +143,10 @@ def verify(
     """
     from tiekd_cache.store import verify_store
     from tiekd_cache.store.object_path import store_path
-    from tiekd_cache.store.signature import require_signed
+    from tiekd_cache.store.signature import signed_by
 
     path = store if store is not None else only_store()
-    signed = require_signed(store_path(path), trust)
+    signed = signed_by(store_path(path), trust)
     compare = None if count is None else _prepare_teacher(path, weights, teacher, data, device, signed)
     report = verify_store(path, repair=repair, progress=progress_bar, trust=signed)
     result = report.to_json() | ({} if signed is None else {"signature": signed.to_json()})

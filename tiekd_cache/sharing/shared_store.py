@@ -19,7 +19,7 @@ from tiekd_cache.store.layout import Layout, same_format
 from tiekd_cache.store.object_path import ObjectPath, as_object, as_path, sizes_of
 from tiekd_cache.store.objects import MissingObject, Objects
 from tiekd_cache.store.record import DoneRecord
-from tiekd_cache.store.signature import Signed, Trust, require_signed
+from tiekd_cache.store.signature import Signed, Trust, signed_by
 
 METADATA_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest metadata object that is read: a frame list's chunk of 65,536 long ids takes a tenth of it."""
@@ -176,7 +176,7 @@ def open_shared(objects: Objects, trust: Trust | None = None) -> SharedStore:
     if size > METADATA_LIMIT_BYTES:
         raise StoreError(f"{objects.url} is no store: {size} bytes are too many for its zarr.json. Check the address.")
     path = as_path(ObjectPath(objects))
-    catalogue = open_catalogue(path, require_signed(path, trust))
+    catalogue = open_catalogue(path, signed_by(path, trust))
     images = open_images(catalogue)
     return SharedStore(objects, catalogue, Part(objects, catalogue), None if images is None else Part(objects, images))
 

@@ -26,7 +26,7 @@ from tiekd_cache.store.layout import BYTES, Layout, array_document, same_format,
 from tiekd_cache.store.object_path import StorePlace, read_again, sizes_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import JsonObject, StoreSchema, sha256_of
-from tiekd_cache.store.signature import Trust, require_signed
+from tiekd_cache.store.signature import Trust, signed_by
 
 Image = npt.NDArray[np.uint8]
 Intrinsics = npt.NDArray[np.float64]
@@ -198,7 +198,7 @@ def images_summary(path: str | Path, trust: Trust | None = None) -> JsonObject |
         StoreError: as `open_catalogue` and `open_images`.
     """
     place = store_path(path)
-    images = open_images(open_catalogue(place, require_signed(place, trust)))
+    images = open_images(open_catalogue(place, signed_by(place, trust)))
     if images is None:
         return None
     frames = sum(len(images.layout.positions(shard)) for shard in images.done)

@@ -26,7 +26,7 @@ from tiekd_cache.store.process import Process, ReaderName
 from tiekd_cache.store.refusals import not_found, refuse_other_records, refuse_unfinished
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema
-from tiekd_cache.store.signature import Signed, Trust, require_signed
+from tiekd_cache.store.signature import Signed, Trust, signed_by
 
 
 def open_store(
@@ -78,7 +78,7 @@ class ResponseStore:
         if reader == "zarr" and trust is not None:
             raise ConfigError("zarr-python compares nothing with a signature: leave reader='zarr' or trust out")
         place = store_path(path)
-        self._set_up(place, allow_partial, reader, None, require_signed(place, trust))
+        self._set_up(place, allow_partial, reader, None, signed_by(place, trust))
         catalogue = self._open()
         if catalogue.signed is not None:
             refuse_other_records(catalogue)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from tiekd_cache.errors import StoreError, TrustError
 from tiekd_cache.openssh import PublicKey, Signers, SigningKey, sshsig
@@ -182,12 +182,13 @@ Trust = Signers | Signed
 """Who is trusted; or what was found to be signed by them, which a store is then held to without looking again."""
 
 
-@overload
-def require_signed(store: Path, trust: Trust) -> Signed: ...
-@overload
-def require_signed(store: Path, trust: Trust | None) -> Signed | None: ...
-def require_signed(store: Path, trust: Trust | None) -> Signed | None:
-    """What a trusted signer has signed of a store, which is not compared with it yet; None where no trust is asked for.
+def signed_by(store: Path, trust: Trust | None) -> Signed | None:
+    """As `require_signed`; None where nobody asks who signed it."""
+    return None if trust is None else require_signed(store, trust)
+
+
+def require_signed(store: Path, trust: Trust) -> Signed:
+    """What a trusted signer has signed of a store, which is not compared with it yet.
 
     Args:
         store: what `store_path` gives.
@@ -198,7 +199,7 @@ def require_signed(store: Path, trust: Trust | None) -> Signed | None:
         ConfigError: cryptography is not installed.
         RemoteError: no answer, or no permission.
     """
-    if trust is None or isinstance(trust, Signed):
+    if isinstance(trust, Signed):
         return trust
     file = store / FILE
     try:

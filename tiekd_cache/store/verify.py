@@ -32,7 +32,7 @@ from tiekd_cache.store.object_path import objects_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import sha256_of
 from tiekd_cache.store.shard_file import ShardBytes
-from tiekd_cache.store.signature import Trust, require_signed
+from tiekd_cache.store.signature import Trust, signed_by
 from tiekd_cache.store.verify_images import check_images
 from tiekd_cache.store.verify_notes import stray_files, unfinished
 
@@ -112,7 +112,7 @@ def verify_store(
         raise ConfigError(
             f"{path} can only be looked at: --repair works on a store in a folder; pull it, or repair that"
         )
-    signed = require_signed(path, trust)
+    signed = signed_by(path, trust)
     try:
         catalogue = open_catalogue(path, signed)
     except DamagedStoreError as error:
