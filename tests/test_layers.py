@@ -13,19 +13,8 @@ PACKAGE = ROOT / "tiekd_cache"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    {
-        "errors",
-        "foreign",
-        "version",
-        "config",
-        "progress",
-        "interrupt",
-        "launch",
-        "whole_file",
-        "machine_code",
-        "processes",
-    },
-    {"dpm", "metrics", "bootstrap", "device", "machine_code", "timm_compat", "model_hub", "ranks"},
+    {"errors", "foreign", "version", "config", "progress", "interrupt", "launch", "processes", "whole_file"},
+    {"openssh", "dpm", "metrics", "bootstrap", "device", "machine_code", "timm_compat", "model_hub", "ranks"},
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "teacher_stores", "store_frames", "agreement", "statistics"},
     {"store_list", "store_choice", "store_page", "sharing"},

@@ -39,6 +39,10 @@ class StoreError(TiekdError):
     """A store is absent, incomplete, damaged, of another format or made by something else."""
 
 
+class TrustError(StoreError):
+    """A store is not signed, not by somebody who is trusted, or holds more than was signed."""
+
+
 class FrameNotFoundError(StoreError, KeyError):
     """A store holds no response for a frame."""
 

@@ -19,6 +19,7 @@ from tiekd_cache.cli.common import (
     parse_size,
     print_result,
 )
+from tiekd_cache.cli.signing import trust_option
 from tiekd_cache.cli.source_options import (
     fill_from_run,
     images_were_in_store,
@@ -38,6 +39,7 @@ _TERMS = (
 
 if TYPE_CHECKING:
     from tiekd_cache.distill import DistillReport
+    from tiekd_cache.openssh import Signers
 
 
 def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Command], Command]:
@@ -74,6 +76,7 @@ def _term(text: str) -> tuple[str, float]:
 )
 @_setting("--mix", "teachers.mix", "Several stores: average over them, or sample one a frame.  [default: average]")
 @click.option("--store-weight", "weights", multiple=True, type=float, help="Weight of each --store.  [default: equal]")
+@trust_option
 @cache_options
 @source_options
 @click.option(
@@ -124,6 +127,7 @@ def distill(
     stores: tuple[str | Path, ...],
     teachers: tuple[str, ...],
     weights: tuple[float, ...],
+    trust: Signers | None,
     images_from_store: bool,
     run_path: Path | None,
     resume: bool,
@@ -151,6 +155,7 @@ def distill(
       tiekd-cache distill --store stores/bts.zarr --images-from-store
       tiekd-cache distill --store s3://team/stores/bts.zarr --kitti data/kitti --cache-dir ~/.cache/tiekd
       tiekd-cache distill --store s3://team/stores --teacher bts --kitti data/kitti
+      tiekd-cache distill --store /mnt/team/stores/bts.zarr --trust allowed_signers
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
       tiekd-cache distill --nyu data/nyu --store stores/nyu.zarr --config nyu.toml
       tiekd-cache distill --images 'photos/**/*.jpg' --store stores/photos.zarr --crop 352x704
@@ -182,7 +187,7 @@ def distill(
         resolved = from_mapping(DistillConfig, mapping)
     stores = choose_stores(stores, teachers, given, any_data=images_from_store, partial=allow_partial)
     places = through_cache(given, stores)
-    source, how = open_training_frames(given, places, images_from_store, allow_partial)
+    source, how = open_training_frames(given, places, images_from_store, allow_partial, trust)
     validation = _test_split(source, how) if resolved.train.validate_frames else None
     report = run_distill(
         resolved,
@@ -195,6 +200,7 @@ def distill(
         other_store=other_store,
         validation=validation,
         given=how,
+        trust=trust,
         note=note,
     )
     if Launch.from_environment().rank == 0:

@@ -9,11 +9,13 @@ import click
 
 from tiekd_cache.cli.catalogue import refuse_made_already
 from tiekd_cache.cli.common import json_option, named_store, note, note_each, print_result, store_to_write
+from tiekd_cache.cli.signing import load_key, sign_and_tell, sign_option
 from tiekd_cache.cli.source_options import named_options, open_source, source_options
 from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 from tiekd_cache.progress import no_progress_bar, progress_bar
 
 if TYPE_CHECKING:
+    from tiekd_cache.openssh import SigningKey
     from tiekd_cache.precompute import PrecomputeReport
 
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     metavar="FOLDER|URL",
     help="Where to look first for a finished store with the same answers.  [default: $TIEKD_CATALOGUE, or none]",
 )
+@sign_option("Sign the store with this ed25519 private key of OpenSSH when it is finished; see `sign`.")
 @click.option("--anyway", is_flag=True, help="Compute even where the catalogue has a store with the same answers.")
 @json_option
 def precompute(
@@ -55,6 +58,7 @@ def precompute(
     shard_range: str | None,
     catalogue: str | Path | None,
     anyway: bool,
+    key_file: Path | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -75,6 +79,7 @@ def precompute(
       tiekd-cache precompute --teacher bts --with-images
       tiekd-cache precompute --teacher bts --store s3://team/stores/bts.zarr
       tiekd-cache precompute --teacher bts --catalogue s3://team/stores
+      tiekd-cache precompute --teacher bts --sign ~/.ssh/id_ed25519
       tiekd-cache precompute --teacher bts --precision bf16 --shard-range 0/16
     """
     from tiekd_cache.data.places import default_store_path
@@ -85,6 +90,9 @@ def precompute(
     from tiekd_cache.teachers import load_teacher
 
     launch = Launch.from_environment()
+    if key_file is not None and isinstance(store, str):
+        raise click.UsageError("--sign signs a store in a folder: make it there, then push it with --sign.")
+    key = load_key(key_file) if key_file is not None and launch.rank == 0 else None  # not after hours of work
     shards = None if shard_range is None else ShardRange.parse(shard_range)
     path = store if store is not None else default_store_path(teacher)
     if isinstance(path, str):
@@ -107,12 +115,17 @@ def precompute(
         note=note,
         **({} if anyway else {"check": refuse_made_already(catalogue, path)}),
     )
-    if launch.rank == 0:
-        _show(report, loaded.architecture, named, as_json)
+    if launch.rank > 0:
+        return
+    _tell(report, loaded.architecture, as_json)
+    if isinstance(report.store, Path):
+        _sign(report.store, key, report.complete)
+    if report.complete:
+        note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}{named}")
 
 
-def _show(report: PrecomputeReport, architecture: str, named: str, as_json: bool) -> None:
-    """What was made on stdout; what the user should know of it, and what comes next, on stderr."""
+def _tell(report: PrecomputeReport, architecture: str, as_json: bool) -> None:
+    """What was made, on stdout; what the user must know of it, on stderr."""
     note_each("No response to", [f"{frame_id}: {reason}" for frame_id, reason in report.skipped])
     rate = report.made / report.seconds if report.seconds else 0.0
     print_result(
@@ -129,7 +142,19 @@ def _show(report: PrecomputeReport, architecture: str, named: str, as_json: bool
     )
     if report.warning is not None:
         note(f"Warning: {report.warning}")
-    if report.complete:
-        note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}{named}")
-    else:
+    if not report.complete:
         note(f"{report.store} holds {report.frames} of {report.store_frames} responses: the rest is for other starts.")
+
+
+def _sign(store: Path, key: SigningKey | None, complete: bool) -> None:
+    """Sign the store where that is asked for and it is finished; else say so where its signature does not hold."""
+    from tiekd_cache.store.signing import stale_note
+
+    if key is not None and complete:
+        sign_and_tell(store, key)
+        return
+    if key is not None:
+        note(f"{store} is not signed, as it is not finished: give --sign to the start that finishes it.")
+    outdated = stale_note(store)
+    if outdated is not None:
+        note(f"Note: {outdated}")

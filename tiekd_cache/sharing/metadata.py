@@ -11,8 +11,9 @@ from tiekd_cache.store.chunks import Damage, decode_frame_ids
 from tiekd_cache.store.images import FOLDER
 from tiekd_cache.store.layout import same_format
 from tiekd_cache.store.objects import MissingObject, Objects
+from tiekd_cache.store.signature import FILE
 
-_OWN = ("zarr.json", "residual", "frame_id", "digest", "done", "statistics", "claims", FOLDER)
+_OWN = ("zarr.json", "residual", "frame_id", "digest", "done", "statistics", "claims", FOLDER, FILE)
 """First parts of the keys of a store."""
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from tiekd_cache.errors import StoreError
 from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of
 from tiekd_cache.statistics import ShardStatistics
-from tiekd_cache.store.catalogue import read_optional
 from tiekd_cache.store.chunks import (
     Damage,
     decode_chunk,
@@ -82,7 +81,7 @@ def load_shard(part: Part, shard: int) -> LoadedShard:
             raise Damage("sha256 differs from that in the done-record")
         _check_frames(part, record, data)
         key = companion_key(part, shard)
-        beside = get_metadata(objects, key)
+        beside = part.get(key)
         _check_companion(part, record, beside)
     except Damage as damage:
         raise damaged(objects.url, key, f"shard {shard}: {damage}") from damage
@@ -262,10 +261,10 @@ def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
 
 
 def _statistics(part: Part, shard: int) -> tuple[dict[str, bytes], str | None]:
-    file, store = part.layout.statistics_file(shard), part.layout.path
+    file = part.layout.statistics_file(shard)
     key = key_of(file)
     try:
-        data = read_optional(file, store)
+        data = part.get_optional(file)
         if data is None:
             return {}, None
         statistics = ShardStatistics.from_bytes(data)

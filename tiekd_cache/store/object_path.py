@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.store.chunks import Damage
+from tiekd_cache.store.chunks import Damage, NotAsSigned
 from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, RefusedError, is_remote, open_objects
 
 StorePlace = str | Path | Objects
@@ -145,7 +145,7 @@ def read_again(file: Callable[[], Path], read: Callable[[], T]) -> T:
     """What `read` returns; where a copy of the file is damaged, it is given up, and read once more from the store.
 
     Raises:
-        Damage: the store itself is damaged, or what keeps the copies is.
+        Damage: the store itself is damaged, or what keeps the copies is; NotAsSigned: the store is not as signed.
     """
     try:
         return read()
@@ -156,6 +156,8 @@ def read_again(file: Callable[[], Path], read: Callable[[], T]) -> T:
             raise
     try:
         return read()
+    except NotAsSigned:
+        raise
     except Damage as damage:
         raise Damage(f"{damage}; so it was before the cache fetched it anew: its disk may be faulty") from damage
 
@@ -257,6 +259,12 @@ def sizes_of(files: Sequence[Path]) -> list[int]:
         return [listed.get(key, 0) for key in keys]
     except (ConfigError, RefusedError):
         return side_by_side(lambda key: _size(objects, key), keys)
+
+
+def size_of(file: Path) -> int:
+    """Bytes of a file of a store; raises FileNotFoundError or MissingObject where there is none."""
+    objects = objects_of(file)
+    return file.stat().st_size if objects is None else objects.size(as_object(file).key)
 
 
 def _size(objects: Objects, key: str) -> int:

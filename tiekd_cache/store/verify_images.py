@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tiekd_cache.errors import TrustError
 from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, read_whole
 from tiekd_cache.store.chunks import Damage
@@ -27,7 +28,7 @@ def check_images(store: Catalogue, repair: bool) -> tuple[list[str], list[str], 
     repaired: list[str] = []
     try:
         images = open_images(store)
-    except DamagedStoreError as error:
+    except (DamagedStoreError, TrustError) as error:
         return [str(error)], [], []
     if images is None:
         return [], [], []
@@ -47,7 +48,7 @@ def images_of(store: Catalogue) -> ImageCatalogue | None:
     """The images of a store; None where it has none that can be read."""
     try:
         return open_images(store)
-    except DamagedStoreError:
+    except (DamagedStoreError, TrustError):
         return None
 
 
@@ -75,7 +76,7 @@ def _check_metadata(images: ImageCatalogue) -> Iterator[str]:
     for name, expected in images.layout.array_metadata().items():
         file = images.layout.path / name / "zarr.json"
         try:
-            if not same_format(parse_json(read_whole(file, images.store.path)), expected):
+            if not same_format(parse_json(images.store.read(file)), expected):
                 raise Damage("metadata are not those of format 1")
         except (Damage, ValueError) as error:
             yield f"{file}: {error}"

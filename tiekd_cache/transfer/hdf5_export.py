@@ -20,7 +20,7 @@ from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.statistics import ShardStatistics
 from tiekd_cache.store import ResponseStore, open_store
-from tiekd_cache.store.catalogue import damaged, local_path, read_optional
+from tiekd_cache.store.catalogue import Catalogue, damaged, local_path, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.codec import MISSING_CODE, Codes, frame_digest, quantise
 from tiekd_cache.store.durable import clear_errors
@@ -109,18 +109,19 @@ def _describe(file: Any, store: ResponseStore, schema: StoreSchema) -> None:
 
 
 def _statistics(store: ResponseStore) -> list[str]:
-    return [_text_of(statistics_file(store.info.path, shard), store) for shard in range(store.info.num_shards)]
+    catalogue = open_catalogue(store.info.path, store.signed)
+    return [_text_of(statistics_file(store.info.path, shard), catalogue) for shard in range(store.info.num_shards)]
 
 
-def _text_of(file: Path, store: ResponseStore) -> str:
+def _text_of(file: Path, store: Catalogue) -> str:
     """The statistics of a shard, nothing where it has none; raises DamagedStoreError where importing would fail."""
     try:
-        data = read_optional(file, store.info.path)
+        data = store.read_optional(file)
         if data is None:
             return ""
         ShardStatistics.from_bytes(data)
     except (Damage, ValueError) as error:
-        raise damaged(store.info.path, file, error) from error
+        raise damaged(store.path, file, error) from error
     return data.decode()
 
 
