@@ -203,8 +203,7 @@ def distill(
         trust=trust,
         note=note,
     )
-    if Launch.from_environment().rank == 0:
-        _print_report(report, as_json)
+    _print_report(report, as_json)
 
 
 def _put_options(
@@ -245,6 +244,8 @@ def _test_split(source: Any, how: dict[str, Any]) -> Any:
 
 
 def _print_report(report: DistillReport, as_json: bool) -> None:
+    if Launch.from_environment().rank > 0:
+        return
     best = dict(report.best) if report.best is not None else None
     print_result(
         {

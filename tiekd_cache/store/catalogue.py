@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tiekd_cache.errors import StoreError
-from tiekd_cache.foreign import SMALL_BYTES, outside, parse_json, read_file
+from tiekd_cache.foreign import SMALL_BYTES, parse_json
 from tiekd_cache.store.chunks import MAX_FRAME_LIST_BYTES, Damage, NotAsSigned, decode_frame_ids
 from tiekd_cache.store.layout import Layout, same_format
-from tiekd_cache.store.object_path import as_object, objects_of, read_again, take_for_absent
-from tiekd_cache.store.objects import MissingObject, OversizedObject, RefusedError
+from tiekd_cache.store.object_path import objects_of, read_again
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import FORMAT, JsonObject, StoreSchema, frames_digest
 from tiekd_cache.store.signature import Signed
+from tiekd_cache.store.whole import read_whole, unless_absent
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,7 @@ class Catalogue:
 
     def read_optional(self, file: Path) -> bytes | None:
         """As `read`, of a file that the store may lack; None where it does, see `take_for_absent`."""
-        try:
-            return self.read(file)
-        except MissingFile:
-            return None
-        except RefusedError as refusal:
-            take_for_absent(self.path, file, refusal)
-            return None
+        return unless_absent(self.path, file, lambda: self.read(file))
 
 
 class DamagedStoreError(StoreError):
@@ -115,35 +109,6 @@ def damaged(path: Path, file: Path, reason: object, frame_id: str | None = None)
     return DamagedStoreError(
         f"Store {path} is damaged: {reason} ({file}{frame}). What differs from its record is never returned; {remedy}"
     )
-
-
-class MissingFile(Damage):
-    """A file of a store is not there."""
-
-
-def read_whole(file: Path, store: Path, at_most: int = SMALL_BYTES) -> bytes:
-    """All of a file.
-
-    Args:
-        store: its folder, which no link may lead out of.
-        at_most: bytes that the file may have.
-    Raises:
-        MissingFile: it is missing.
-        Damage: it is larger, cannot be read, or lies elsewhere.
-        RemoteError: no answer, or no permission: that is no damage.
-    """
-    try:
-        if objects_of(file) is not None:
-            return as_object(file).read_bytes(at_most)
-        if outside(file, store) is not None:
-            raise Damage("file is a link that leads out of the store")
-        return read_file(file, at_most)
-    except (FileNotFoundError, MissingObject) as error:
-        raise MissingFile("file is missing") from error
-    except OSError as error:
-        raise Damage(f"file cannot be read ({error.strerror or error})") from error
-    except OversizedObject as error:
-        raise Damage(str(error)) from error
 
 
 def name_in(store: Path, file: Path) -> str:

@@ -7,10 +7,10 @@ decoded in a sixth of its time. Shards, index, checksums and done-records are th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -29,6 +29,7 @@ from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import JsonObject, StoreSchema, sha256_of
 from tiekd_cache.store.signature import Trust, signed_by
 
+T = TypeVar("T")
 Image = npt.NDArray[np.uint8]
 Intrinsics = npt.NDArray[np.float64]
 
@@ -189,8 +190,7 @@ def open_images(store: Catalogue) -> ImageCatalogue | None:
     """
     if not has_images(store.path):
         return None
-    folder = store.path / FOLDER
-    file = folder / "zarr.json"
+    folder, file = store.path / FOLDER, store.path / FOLDER / "zarr.json"
     try:
         group = parse_json(store.read(file))
         found = group["attributes"]
@@ -274,15 +274,13 @@ class ImageReader:
                 raise Damage("the image does not have the digest in its done-record")
             return image
 
-        found: Image = self._checked(position, layout.shard_file(shard), read)
-        return found
+        return self._checked(position, layout.shard_file(shard), read)
 
     def intrinsics(self, position: int) -> Intrinsics:
         """[3,3] float64, pixels, of the frame at a position; raises as `image`."""
         layout = self.catalogue.layout
         shard, place = divmod(position, layout.shard_frames)
-        matrix: Intrinsics = self._checked(position, layout.intrinsics_file(shard), self._intrinsics_of)[place].copy()
-        return matrix
+        return np.array(self._checked(position, layout.intrinsics_file(shard), self._intrinsics_of)[place])
 
     def _digests_of(self, shard: int) -> tuple[int, ...]:
         if shard not in self._digests:
@@ -294,7 +292,7 @@ class ImageReader:
             self._intrinsics[shard] = self.catalogue.read_intrinsics(shard)
         return self._intrinsics[shard]
 
-    def _checked(self, position: int, file: Path, read: Any) -> Any:
+    def _checked(self, position: int, file: Path, read: Callable[[int], T]) -> T:
         try:
             return read_again(lambda: file, lambda: read(position // self.catalogue.layout.shard_frames))
         except Damage as damage:

@@ -261,12 +261,6 @@ def sizes_of(files: Sequence[Path]) -> list[int]:
         return side_by_side(lambda key: _size(objects, key), keys)
 
 
-def size_of(file: Path) -> int:
-    """Bytes of a file of a store; raises FileNotFoundError or MissingObject where there is none."""
-    objects = objects_of(file)
-    return file.stat().st_size if objects is None else objects.size(as_object(file).key)
-
-
 def _size(objects: Objects, key: str) -> int:
     try:
         return objects.size(key)

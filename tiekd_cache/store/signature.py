@@ -19,14 +19,11 @@ from tiekd_cache.errors import StoreError, TrustError
 from tiekd_cache.foreign import parse_json
 from tiekd_cache.openssh import PublicKey, Signers, SigningKey, sshsig
 from tiekd_cache.store.chunks import Damage, NotAsSigned
-from tiekd_cache.store.object_path import size_of
-from tiekd_cache.store.objects import MissingObject
+from tiekd_cache.store.whole import read_whole, unless_absent
 
 FILE = "signature"
 NAMESPACE = "tiekd-cache"
 SIGNATURE_FORMAT = "tiekd-cache-signature/1"
-_LARGEST_BYTES = 64 << 20
-"""Two million frames with images, in shards of 64, have half of it."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
@@ -169,14 +166,8 @@ def read_signature(store: Path) -> StoreSignature | None:
         RemoteError: no answer, or no permission.
     """
     file = store / FILE
-    try:
-        if size_of(file) > _LARGEST_BYTES:  # asked first: it may be meant to fill our memory
-            raise Damage("it is too large")
-        return StoreSignature.from_bytes(file.read_bytes())
-    except (FileNotFoundError, MissingObject):
-        return None
-    except OSError as error:
-        raise Damage(f"it cannot be read ({error.strerror or error})") from error
+    data = unless_absent(store, file, lambda: read_whole(file, store))
+    return None if data is None else StoreSignature.from_bytes(data)
 
 
 Trust = Signers | Signed

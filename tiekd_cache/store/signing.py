@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tiekd_cache.errors import StoreError
 from tiekd_cache.openssh import PublicKey, SigningKey
-from tiekd_cache.store.catalogue import Catalogue, local_path, name_in, open_catalogue, read_whole
+from tiekd_cache.store.catalogue import Catalogue, local_path, name_in, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import write_file
 from tiekd_cache.store.images import open_images
@@ -17,6 +17,7 @@ from tiekd_cache.store.layout import Layout
 from tiekd_cache.store.object_path import side_by_side
 from tiekd_cache.store.signature import FILE, Manifest, Signed, StoreSignature, read_signature
 from tiekd_cache.store.verify import Progress, verify_store
+from tiekd_cache.store.whole import read_whole
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from tiekd_cache.store.catalogue import (
     DamagedStoreError,
     open_catalogue,
     read_group,
-    read_whole,
 )
 from tiekd_cache.store.chunks import Damage, decode_digests
 from tiekd_cache.store.codec import frame_digest
@@ -35,6 +34,7 @@ from tiekd_cache.store.shard_file import ShardBytes
 from tiekd_cache.store.signature import Trust, signed_by
 from tiekd_cache.store.verify_images import check_images
 from tiekd_cache.store.verify_notes import stray_files, unfinished
+from tiekd_cache.store.whole import read_whole
 
 
 class ProgressBar(Protocol):

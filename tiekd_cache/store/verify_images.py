@@ -9,12 +9,13 @@ from pathlib import Path
 
 from tiekd_cache.errors import TrustError
 from tiekd_cache.foreign import parse_json
-from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, read_whole
+from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import remove_files
 from tiekd_cache.store.images import ImageCatalogue, decode_image, image_digest, open_images
 from tiekd_cache.store.layout import same_format
 from tiekd_cache.store.shard_file import ShardBytes
+from tiekd_cache.store.whole import read_whole
 
 
 def check_images(store: Catalogue, repair: bool) -> tuple[list[str], list[str], list[str]]:
