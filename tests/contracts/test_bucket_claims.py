@@ -73,6 +73,21 @@ def test_of_many_that_claim_at_once_one_gets_it(bucket: MemoryObjects) -> None:
     assert bucket.content == {}
 
 
+def test_of_two_threads_the_one_that_is_at_it_has_the_claim(bucket: MemoryObjects) -> None:
+    claims = claims_of(bucket)
+    other: list[bool] = []
+
+    def meanwhile(key: str) -> None:
+        if key == KEY and not other:
+            with claims.claim(KEY) as mine:
+                other.append(mine)
+
+    bucket.before_put = meanwhile
+    with claims.claim(KEY) as mine:
+        assert (mine, other) == (True, [False])
+    assert bucket.content == {}
+
+
 def test_the_claim_of_a_process_that_has_ended_on_this_machine_is_taken_at_once(bucket: MemoryObjects) -> None:
     code = "import os; from tiekd_cache.processes import process_space as s; print(os.getpid(), s())"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
