@@ -128,10 +128,10 @@ class RunFolder:
 
 def _is_record(run: Any) -> bool:
     """Whether this is what a run.json says: its stores by place and fingerprint, its data by options."""
-    if not isinstance(run, dict) or not isinstance(run.get("source", {}), dict):
+    if not isinstance(run, dict):
         return False
-    options = (str, int, float, bool)
-    if not all(isinstance(value, options) for value in run.get("source", {}).values()):
+    source = run.get("source")
+    if isinstance(source, dict) and not all(isinstance(value, (str, int, float)) for value in source.values()):
         return False
     stores = run.get("stores", [run])
     return isinstance(stores, list) and all(
