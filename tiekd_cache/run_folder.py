@@ -135,7 +135,9 @@ def _is_record(run: Any) -> bool:
         return False
     stores = run.get("stores", [run])
     return isinstance(stores, list) and all(
-        isinstance(store, dict) and isinstance(store.get("fingerprint"), str) and isinstance(store.get("store"), str)
+        isinstance(store, dict)
+        and isinstance(store.get("fingerprint"), str)
+        and isinstance(store.get("store", ""), str)
         for store in [run, *stores]
     )
 
