@@ -18,8 +18,11 @@ from typing import Any, TypeVar
 import tomli_w
 
 from tiekd_cache.errors import ConfigError
+from tiekd_cache.foreign import check_nesting, read_file
 
 T = TypeVar("T")
+
+_TOO_LARGE = 1 << 63
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
@@ -67,10 +70,14 @@ def _to_plain(value: Any) -> Any:
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file; raises ConfigError, naming the file, where it is absent or malformed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_file(path).decode())
+        check_nesting(tables)
+        return tables
     except OSError as error:
         raise ConfigError(f"Cannot read the recipe {path}: {error.strerror or error}. Check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path} is not TOML of settings: it nests without end.") from None
+    except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}. Mend that line.") from None
 
 
@@ -171,6 +178,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"Setting '{path}' is a table, e.g. {path} = {{name = 1.0}}; got {value!r}.")
         return {str(key): _convert(args[1], item, f"{path}.{key}") for key, item in value.items()}
+    if type(value) is int and abs(value) >= _TOO_LARGE:
+        raise ConfigError(f"Setting '{path}' is a number of more than 64 bits.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (int, float, str, bool) and type(value) is hint:

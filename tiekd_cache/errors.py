@@ -35,6 +35,13 @@ class DataError(TiekdError):
     """A file of the data set is missing, truncated or not what it should be."""
 
 
+class MissingFilesError(DataError):
+    """Files of the data set are missing; what it says is a list, a line each."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(one_line, Exception.__str__(self).split("\n")))
+
+
 class StoreError(TiekdError):
     """A store is absent, incomplete, damaged, of another format or made by something else."""
 

@@ -18,6 +18,9 @@ DEEPEST_NESTING = 64
 SMALL_BYTES = 64 << 20
 """What is read whole and is no shard may have as many: attributes of a million frames have less."""
 
+MAX_PIXELS = 1 << 26
+"""Of a depth map or stored image: 256 MB in float32. What declares more is none."""
+
 _MOST_EXPANSION = 10
 
 LONGEST_INTEGER = 20
@@ -96,11 +99,17 @@ def parse_json(data: bytes | str) -> Any:
         value = json.loads(data, parse_int=_integer, parse_float=_number, parse_constant=_number)
     except RecursionError:
         raise ValueError("it nests without end") from None
+    check_nesting(value)
+    return value
+
+
+def check_nesting(value: Any) -> None:
+    """Raise ValueError where lists and dictionaries nest more than `DEEPEST_NESTING` levels deep."""
     level = [value]
     for _ in range(DEEPEST_NESTING + 1):
         level = [item for one in level for item in _items(one) if isinstance(item, (dict, list))]
         if not level:
-            return value
+            return
     raise ValueError(f"it nests more than {DEEPEST_NESTING} levels deep")
 
 

@@ -17,11 +17,17 @@ import numpy.typing as npt
 from tiekd_cache.data.protocol import range_name
 from tiekd_cache.errors import ConfigError, DataError
 from tiekd_cache.evaluate import Evaluation, ImageMetrics
+from tiekd_cache.foreign import parse_json, read_file
 from tiekd_cache.metrics import METRICS
 from tiekd_cache.run_folder import write_text
 
 EVALUATION_FILE = "evaluation.json"
 """Name of the evaluation in a run's folder."""
+
+MOST_RESULT_BYTES = 1 << 30
+"""Of an evaluation that is read: a hundred thousand images take a quarter of it."""
+
+LONGEST_FRAME_ID = 4096
 
 CSV_COLUMNS = ("frame_id", "gt_pixels", *METRICS, "teacher_pixels", *(f"teacher_{name}" for name in METRICS))
 
@@ -105,13 +111,13 @@ def read_results(path: Path, against: str = "gt", depth_range: str | None = None
         if not file.is_file():
             raise ConfigError(f"{path} has no evaluation yet. First: tiekd-cache evaluate --run {path}")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_file(file, MOST_RESULT_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read ({error}). Name run folders, evaluation.json or CSV files.") from None
     try:
         protocol, images = _from_csv(text) if file.suffix.lower() == ".csv" else _from_json(text)
         return _chosen(path, protocol, images, against, depth_range)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         raise DataError(
             f"{file} is no evaluation with its images ({type(error).__name__}: {error}). Make it again with "
             "`tiekd-cache evaluate`, or its option --csv."
@@ -123,7 +129,7 @@ _OF_GT, _OF_TEACHER = ("crop",), ("first_row", "store_fingerprint")
 
 
 def _from_json(text: str) -> tuple[dict[str, Any], list[ImageMetrics]]:
-    record = json.loads(text)
+    record = parse_json(text)
     images = [ImageMetrics(**row) for row in record["images"]]
     return {name: record[name] for name in (*_PROTOCOL, *_OF_GT, *_OF_TEACHER)}, images
 
@@ -155,7 +161,9 @@ def _chosen(
             values = [float(metrics[name]) for name in METRICS]
             if not all(math.isfinite(value) for value in values):
                 raise ValueError(f"a metric of {image.frame_id} is not finite")
-            rows.append((str(image.frame_id), values))
+            if not isinstance(image.frame_id, str) or len(image.frame_id) > LONGEST_FRAME_ID:
+                raise ValueError(f"a frame's id is no text of at most {LONGEST_FRAME_ID} characters")
+            rows.append((image.frame_id, values))
             pixels.append(image.gt_pixels if against == "gt" else image.teacher_pixels)
     if not rows:
         what = "its teacher" if against == "teacher" else f"ground truth of {depth_range or 'any'} m"

@@ -22,7 +22,11 @@ from typing import Any
 from tiekd_cache.config import from_mapping, read_toml, to_toml
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import ConfigError, DataError
+from tiekd_cache.foreign import parse_json, read_file
 from tiekd_cache.whole_file import whole_file
+
+MOST_LINES_BYTES = 1 << 30
+"""Of metrics.jsonl: some million steps."""
 
 
 class RunFolder:
@@ -74,12 +78,12 @@ class RunFolder:
     def run(self) -> dict[str, Any]:
         """What the run was trained from."""
         try:
-            run = json.loads(self.run_file.read_text(encoding="utf-8"))
-            if not isinstance(run, dict) or "fingerprint" not in run:
+            run: Any = parse_json(read_file(self.run_file))
+            if not _is_record(run):
                 raise ValueError("it is no record of a run")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.run_file} cannot be read ({error}). Start a new run.") from None
-        return run
+        return dict(run)
 
     def update_run(self, **changes: Any) -> None:
         """Add to the record of what the run was trained from, or change it; raises DataError where that fails."""
@@ -92,7 +96,7 @@ class RunFolder:
 
     def append(self, file: Path, record: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl or validation.jsonl; raises DataError where the disk is full or refuses."""
-        with self._writing(), file.open("a", encoding="utf-8") as lines:
+        with self._writing(), open(file, "a", encoding="utf-8", opener=_no_link) as lines:
             lines.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -122,16 +126,43 @@ class RunFolder:
             ) from None
 
 
+def _is_record(run: Any) -> bool:
+    """Whether this is what a run.json says: its stores by place and fingerprint, its data by options."""
+    if not isinstance(run, dict):
+        return False
+    source = run.get("source")
+    if isinstance(source, dict) and not all(isinstance(value, (str, int, float)) for value in source.values()):
+        return False
+    stores = run.get("stores", [run])
+    return isinstance(stores, list) and all(
+        isinstance(store, dict)
+        and isinstance(store.get("fingerprint"), str)
+        and isinstance(store.get("store", ""), str)
+        for store in [run, *stores]
+    )
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file to append to, which must be one of the run folder and no link to another."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _records(file: Path, name: str) -> list[dict[str, Any]]:
     """The lines up to the first one that is no record of a step with this number."""
     records: list[dict[str, Any]] = []
     if file.exists():
-        for line in file.read_bytes().splitlines():
+        try:
+            lines = read_file(file, MOST_LINES_BYTES).splitlines()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror}. Start a new run.") from None
+        for line in lines:
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError:
                 break
-            if not isinstance(record, dict) or not {"step", name} <= record.keys():
+            if not isinstance(record, dict) or type(record.get("step")) is not int:
+                break
+            if type(record.get(name)) not in (int, float):
                 break
             records.append(record)
     return records

@@ -102,8 +102,15 @@ def stores_record(stores: Sequence[ResponseStore]) -> dict[str, Any]:
 
 
 def recorded_stores(run: Mapping[str, Any]) -> list[str | Path]:
-    """The paths and URLs of the stores that a run was trained from, as its `run.json` has them."""
-    return [store_place(entry["store"]) for entry in run.get("stores", [run])]
+    """The paths and URLs of the stores that a run was trained from, as its `run.json` has them.
+
+    Raises:
+        ConfigError: it does not say where they are.
+    """
+    places = [entry.get("store") for entry in run.get("stores", [run])]
+    if not places or not all(places):
+        raise ConfigError("The run's record run.json does not say where its store is: name it with --store.")
+    return [store_place(place) for place in places]
 
 
 def fingerprints(run: Mapping[str, Any]) -> list[str]:

@@ -88,8 +88,9 @@ def evaluate(
     from tiekd_cache.results import EVALUATION_FILE, summary, write_csv, write_json
     from tiekd_cache.run_folder import RunFolder, newest_run
     from tiekd_cache.store import open_store
-    from tiekd_cache.store.objects import is_remote, store_place
+    from tiekd_cache.store.objects import is_remote
     from tiekd_cache.students import load_student
+    from tiekd_cache.teacher_stores import recorded_stores
 
     folder, own_store, named = None, None, store is not None
     if checkpoint is None:
@@ -97,7 +98,7 @@ def evaluate(
         checkpoint = folder.best_checkpoint if folder.best_checkpoint.exists() else folder.last_checkpoint
         recorded = folder.run()
         fill_from_run(given, recorded, same_split=False)
-        own_store = store_place(recorded["store"])
+        own_store = recorded_stores(recorded)[0]
         there = is_remote(own_store) or Path(own_store).exists()
         store = store if store is not None or not there else own_store
     student = load_student(checkpoint, device=str(resolve_device(device)))

@@ -119,7 +119,8 @@ def images_were_in_store(given: Mapping[str, Any], run: Mapping[str, Any]) -> bo
     """Whether a run took its images out of its store, and the user names no other place for them."""
     from tiekd_cache.store_frames import IMAGES_FROM_STORE
 
-    return not _is_named(given) and bool(run.get("source", {}).get(IMAGES_FROM_STORE, False))
+    source = run.get("source")
+    return not _is_named(given) and isinstance(source, Mapping) and bool(source.get(IMAGES_FROM_STORE, False))
 
 
 def _is_named(given: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tiekd_cache.data.frame import DepthMap
 from tiekd_cache.errors import DataError, ShapeError
+from tiekd_cache.foreign import read_file
 
 Matrix = npt.NDArray[np.float64]
 
@@ -33,7 +34,7 @@ def read_calibration(path: str | Path) -> dict[str, npt.NDArray[np.float64]]:
         DataError: the file cannot be read.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_file(Path(path)).decode()
     except OSError as error:
         raise DataError(f"The calibration {path} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError:
@@ -91,7 +92,7 @@ def read_scan(path: str | Path) -> npt.NDArray[np.float32]:
         DataError: the file is missing, empty or cut short.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(Path(path))
     except OSError as error:
         raise DataError(f"The LiDAR scan {path} cannot be read: {error.strerror or error}.") from None
     if not data or len(data) % 16:

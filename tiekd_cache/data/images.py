@@ -7,6 +7,7 @@ So a file's structure is checked here first, with its checksums where it has the
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from tiekd_cache.data.frame import DepthMap, Image
 from tiekd_cache.errors import DataError
+from tiekd_cache.foreign import open_regular, read_file
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_START = b"\xff\xd8\xff"
@@ -27,6 +29,14 @@ _AS_RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 """OpenCV 4.11 and later decode to RGB; exchanging the channels afterwards costs half a millisecond a picture."""
 _AGAIN = "Unpack or copy it again."
 
+MAX_PICTURE_PIXELS = 1 << 28
+"""268 megapixels: more than any camera's; decoded, they are 800 MB."""
+
+MOST_PICTURE_BYTES = 1 << 30
+
+_MOST_JPEG_HEADER_BYTES = 32 << 20
+"""Before a JPEG's size may stand a preview, colour profiles and depth maps."""
+
 
 def read_image(path: str | Path) -> Image:
     """[H,W,3] uint8 RGB of a PNG or JPEG file with 8 bits a channel.
@@ -35,6 +45,7 @@ def read_image(path: str | Path) -> Image:
         DataError: the file is missing, truncated, damaged, no picture, or has 16 bits a channel (a depth map).
     """
     data = _read_whole(path)
+    _check_size(data, path)
     if data.startswith(_PNG_START) and _png_header(data)[2] == 16:
         raise DataError(
             f"{path} is a 16-bit PNG where a picture with 8 bits a channel is expected: is it a depth map? "
@@ -56,6 +67,7 @@ def read_depth_png(path: str | Path, depth_scale: float = 256.0) -> DepthMap:
     data = _read_whole(path)
     if not data.startswith(_PNG_START):
         raise DataError(f"{path} is not a PNG file; a depth map is a 16-bit PNG with one channel. {_AGAIN}")
+    _check_size(data, path)
     _, _, bits, colour = _png_header(data)
     if bits != 16 or colour != _GREY:
         channels = "one channel" if colour == _GREY else "colours"
@@ -74,9 +86,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DataError: the file is missing, ends in its header, or is neither PNG nor JPEG.
     """
     try:
-        with Path(path).open("rb") as file:
+        with os.fdopen(open_regular(Path(path)), "rb") as file:
             start = file.read(33)
-            data = start if start.startswith(_PNG_START) else start + file.read()
+            data = start if start.startswith(_PNG_START) else start + file.read(_MOST_JPEG_HEADER_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from None
     if data.startswith(_PNG_START) and len(data) == 33:
@@ -91,7 +103,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def _read_whole(path: str | Path) -> bytes:
     """The bytes of a picture file that starts and ends as its format demands."""
     try:
-        data = Path(path).read_bytes()
+        data = read_file(Path(path), MOST_PICTURE_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from None
     if not data:
@@ -104,6 +116,17 @@ def _read_whole(path: str | Path) -> bytes:
     else:
         raise DataError(f"{path} is not a PNG or JPEG file: {len(data)} bytes that start with {data[:8]!r}. {_AGAIN}")
     return data
+
+
+def _check_size(data: bytes, path: str | Path) -> None:
+    """Raises DataError where a picture declares more pixels than any has, before they are decoded."""
+    size = _png_header(data)[:2] if data.startswith(_PNG_START) else _jpeg_size(data)
+    if size is None:
+        raise DataError(f"{path} is damaged: a JPEG without a size. {_AGAIN}")
+    if size[0] * size[1] > MAX_PICTURE_PIXELS:
+        raise DataError(
+            f"{path} declares {size[0]}x{size[1]} px: a picture has {MAX_PICTURE_PIXELS} pixels at most. {_AGAIN}"
+        )
 
 
 def _check_png(data: bytes, path: str | Path) -> None:

@@ -27,7 +27,7 @@ from tiekd_cache.data.kitti_check import (
 from tiekd_cache.data.kitti_layout import RAW_DATA_URL, FrameKey, KittiLayout, detect_layout, first_found
 from tiekd_cache.data.kitti_split import Purpose, SplitLine, find_split, read_split, usual_split
 from tiekd_cache.data.transforms import KB_SIZE, kb_crop, kb_offset, shift_intrinsics
-from tiekd_cache.errors import DataError
+from tiekd_cache.errors import DataError, MissingFilesError
 
 
 class KittiFrames:
@@ -87,7 +87,7 @@ class KittiFrames:
         if check.missing and not (skip_missing and check.frames):
             text = missing_files_text(check.missing, len(lines), name, layout)
             remedy = "--skip-missing goes on without these frames." if check.frames else "No frame is left."
-            raise DataError(f"{text}\n{remedy}")
+            raise MissingFilesError(f"{text}\n{remedy}")
         notes = [f"{name} ({why}), {len(check.frames)} frames", *check.notes()]
         if repeated:
             notes.append(f"{repeated} repeated lines counted once")

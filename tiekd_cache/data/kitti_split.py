@@ -11,6 +11,7 @@ from typing import Literal
 
 from tiekd_cache.data.kitti_layout import IMAGE_EXTENSIONS, FrameKey
 from tiekd_cache.errors import DataError
+from tiekd_cache.foreign import read_file
 
 Purpose = Literal["train", "test"]
 
@@ -72,7 +73,7 @@ def read_split(path: Path) -> Split:
         DataError: the file cannot be read, names no frame, or has a malformed line (named by its number).
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"The split file {path} cannot be read: {error.strerror or error}. Check the path.") from None
     except UnicodeDecodeError:

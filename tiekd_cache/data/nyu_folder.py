@@ -11,6 +11,7 @@ from tiekd_cache.data.frame import DepthMap, Frame
 from tiekd_cache.data.images import read_depth_png, read_image
 from tiekd_cache.data.nyu_protocol import MAX_DEPTH_M, NYU_CROP, NYU_SIZE, nyu_crop, nyu_intrinsics
 from tiekd_cache.errors import DataError
+from tiekd_cache.foreign import read_file
 
 MILLIMETRES = 1000.0
 """Counts per metre of the depth PNGs."""
@@ -137,7 +138,7 @@ def _find_split(root: Path, split: str | None, purpose: str) -> Path | None:
 def _read_split(path: Path) -> Iterator[tuple[str, str | None]]:
     """(rgb, depth or None) of each line, as relative paths."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_file(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The split file {path} cannot be read ({error}). Check the path.") from None
     for number, line in enumerate(lines, start=1):

@@ -11,8 +11,13 @@ import h5py
 import numpy as np
 
 from tiekd_cache.data.frame import DepthMap, Frame
+from tiekd_cache.data.hdf5_dataset import own_dataset
 from tiekd_cache.data.nyu_protocol import FULL_SIZE, MAX_DEPTH_M, NYU_CROP, NYU_SIZE, nyu_crop, nyu_intrinsics
 from tiekd_cache.errors import DataError, first_line
+from tiekd_cache.foreign import read_file
+
+MOST_FRAMES = 1 << 20
+"""The published file has 1449."""
 
 _PREFIX = "nyu_labeled/rgb/"
 _FIELDS = {"images": (3, *FULL_SIZE[::-1]), "depths": FULL_SIZE[::-1]}  # MATLAB's order is HDF5's reversed
@@ -114,11 +119,15 @@ class NyuMatFrames:
                 f"{self.root} is truncated or no MATLAB 7.3 file ({first_line(error)}). Download it again."
             ) from None
         for field, shape in _FIELDS.items():
-            found = file.get(field)
-            if not isinstance(found, h5py.Dataset) or found.shape[1:] != shape:
-                what = list(found.shape) if isinstance(found, h5py.Dataset) else "missing"
+            try:
+                found = own_dataset(file, field)
+            except ValueError as error:
+                raise DataError(f"{self.root}: {error}, not [N, {', '.join(map(str, shape))}]: another file?") from None
+            if found.shape[1:] != shape or len(found) > MOST_FRAMES or found.dtype.kind not in "uf":
+                kind = "" if found.dtype.kind in "uf" else f" of {found.dtype}"
                 raise DataError(
-                    f"{self.root}: '{field}' is {what}, not [N, {', '.join(map(str, shape))}]: another file?"
+                    f"{self.root}: '{field}' is {list(found.shape)}{kind}, not [N, {', '.join(map(str, shape))}] of"
+                    " numbers: another file?"
                 )
         self._file, self._pid = file, os.getpid()
         return file
@@ -129,11 +138,11 @@ class NyuMatFrames:
 
 def _read_numbers(path: Path, count: int) -> list[int]:
     try:
-        words = path.read_text(encoding="utf-8").split()
+        words = read_file(path).decode().split()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The split file {path} cannot be read ({error}). Check the path.") from None
     for word in words:
-        if not word.isdecimal() or not 1 <= int(word) <= count:
+        if not word.isdecimal() or len(word) > 9 or not 1 <= int(word) <= count:
             raise DataError(f"{path}: '{word}' is no frame number from 1 to {count}; a split has one a line.")
     numbers = list(dict.fromkeys(int(word) for word in words))
     if not numbers:

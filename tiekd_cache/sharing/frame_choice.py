@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tiekd_cache.data.kitti_split import read_split
 from tiekd_cache.errors import DataError
+from tiekd_cache.foreign import read_file
 
 
 def read_frame_choice(file: Path) -> list[str]:
@@ -17,7 +18,7 @@ def read_frame_choice(file: Path) -> list[str]:
         DataError: the file cannot be read, names no frame, or is a split file with a malformed line.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_file(file).decode("utf-8-sig")
     except OSError as error:
         raise DataError(
             f"The file of frames {file} cannot be read: {error.strerror or error}. Check the path."

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tiekd_cache.errors import RangeError, StoreError
+from tiekd_cache.foreign import MAX_PIXELS, shown
 from tiekd_cache.store.codec import MISSING_CODE, check_range, default_step
 from tiekd_cache.store.maker import maker_name
 from tiekd_cache.version import __version__
@@ -213,9 +214,6 @@ class StoreSchema:
         return sha256_of([FORMAT, *(getattr(self, part.name) for part in fields(self))])
 
 
-MAX_PIXELS = 1 << 26
-"""Of a map: 256 MB in float32, twice as large as the largest images of phones. What declares more is no depth map."""
-
 MAX_SIDE = 1 << 17
 """Pixels: resizing holds 24 bytes for each row and column."""
 
@@ -249,7 +247,7 @@ def _check_section(name: str, section: JsonObject) -> None:
         raise StoreError(f"attribute '{name}.{key}' is {'missing' if key in known else 'unknown to format 1'}")
     for key, kind in known.items():
         if not _is_kind(section[key], kind):
-            raise StoreError(f"attribute '{name}.{key}' cannot be {json.dumps(section[key])}")
+            raise StoreError(f"attribute '{name}.{key}' cannot be {shown(json.dumps(section[key]), 200)}")
 
 
 def _is_kind(value: Any, kind: Any) -> bool:

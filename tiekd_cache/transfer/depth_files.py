@@ -15,8 +15,13 @@ import numpy.typing as npt
 
 from tiekd_cache.data.images import read_depth_png
 from tiekd_cache.errors import DataError
+from tiekd_cache.foreign import MAX_PIXELS, read_file
+from tiekd_cache.transfer.tiff_header import tiff_size
 
 Counts = npt.NDArray[Any]
+
+MOST_FILE_BYTES = 8 * MAX_PIXELS + 4096
+"""Of a depth file, and of an array in one: numbers of eight bytes, and a header."""
 
 _REMEDY = "Write the file again, or leave its frame out with --skip-missing after removing it."
 
@@ -34,7 +39,7 @@ def read_counts(path: Path, key: str | None = None) -> Counts:
     if kind == "png":
         return read_depth_png(path, depth_scale=1.0).astype(np.uint16)
     try:
-        data = path.read_bytes()
+        data = read_file(path, MOST_FILE_BYTES)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}. Check the path and permissions.") from None
     counts: Any = _READERS[kind](data, path, key)
@@ -64,6 +69,9 @@ def _read_npz(data: bytes, path: Path, key: str | None) -> Counts:
             if chosen not in names:
                 asked = "which one is meant is not said" if key is None else f"there is no '{key}'"
                 raise DataError(f"{path} holds the arrays {', '.join(names)}: {asked}. Choose one with --key.")
+            large = next((entry for entry in arrays.zip.infolist() if entry.file_size > MOST_FILE_BYTES), None)
+            if large is not None:
+                raise ValueError(f"{large.filename} declares {large.file_size} bytes, more than a depth map has")
             array: Counts = arrays[chosen]
     except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is no whole npz file of numbers ({error}). {_REMEDY}") from None
@@ -73,6 +81,11 @@ def _read_npz(data: bytes, path: Path, key: str | None) -> Counts:
 
 
 def _read_tiff(data: bytes, path: Path, key: str | None) -> Counts:
+    size = tiff_size(data)
+    if size is None:
+        raise DataError(f"{path} is no whole TIFF file ({len(data)} bytes). {_REMEDY}")
+    if math.prod(size) > MAX_PIXELS:
+        raise DataError(f"{path} declares {size[0]}x{size[1]} px of {size[2]} channels, more than a depth map has.")
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         array: Counts | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None

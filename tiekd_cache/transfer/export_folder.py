@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from tiekd_cache.data.frame import DepthMap
 from tiekd_cache.errors import RangeError, StoreError
+from tiekd_cache.foreign import parse_json, read_file, shown
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.store.catalogue import local_path
@@ -33,6 +33,8 @@ FORMAT = "tiekd-cache-export/1"
 _SUFFIX: dict[FolderKind, str] = {"png16": "png", "npz": "npz"}
 _MAX_COUNT = 65535
 _THREADS = 4
+_LONGEST_NAME = 240
+"""Bytes of a file's name before its suffix, with room for the names of unfinished files."""
 _DECIDES = ("format", "kind", "scale", "fingerprint")
 
 
@@ -96,8 +98,11 @@ def relative_path(store: ResponseStore, frame_id: str) -> PurePosixPath:
         StoreError: it would lead out of there.
     """
     path = PurePosixPath(frame_id)
-    if path.is_absolute() or "\\" in frame_id or not path.name or ".." in path.parts:
-        raise StoreError(f"Frame id {frame_id!r} of {store.info.path} is no path below a folder: export it as hdf5.")
+    odd = path.is_absolute() or "\\" in frame_id or ".." in path.parts or not frame_id.isprintable()
+    if odd or str(path) != frame_id or any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
+        raise StoreError(
+            f"Frame id {shown(frame_id)!r} of {store.info.path} is no path below a folder: export it as hdf5."
+        )
     return path
 
 
@@ -107,7 +112,7 @@ def _begin(out: Path, store: ResponseStore, kind: FolderKind, scale: Scale) -> N
     file = out / DESCRIPTION
     if file.is_file():
         try:
-            found = json.loads(file.read_bytes())
+            found = parse_json(read_file(file))
             other = [name for name in _DECIDES if found[name] != described[name]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{file} cannot be read ({error}): choose another --out.") from None

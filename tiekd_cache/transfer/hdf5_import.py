@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +12,19 @@ import h5py
 import numpy as np
 
 from tiekd_cache.data.frame import DepthMap
+from tiekd_cache.data.hdf5_dataset import own_dataset, read_entry
 from tiekd_cache.errors import DataError, StoreError, TiekdError
 from tiekd_cache.filling import Claim, Pieces, fill_store, frames_to_make
+from tiekd_cache.foreign import parse_json
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.statistics import ShardStatistics, read_statistics
 from tiekd_cache.store import StoreSchema, StoreWriter, open_store
+from tiekd_cache.store.chunks import MAX_FRAME_LIST_BYTES
 from tiekd_cache.store.codec import dequantise, frame_digest
 from tiekd_cache.transfer.hdf5_export import FORMAT
 from tiekd_cache.transfer.import_folder import ImportReport
+
+_TEXTS_AT_ONCE = 64
 
 
 def import_hdf5(
@@ -78,22 +82,43 @@ def _read_head(path: Path, file: Any) -> tuple[StoreSchema, list[str], list[int]
             " writes it. Depth maps of others: write them as npy or 16-bit PNG into a folder and import that."
         )
     try:
-        schema = StoreSchema.from_attributes(json.loads(file["attributes"][()]))
+        schema = StoreSchema.from_attributes(parse_json(_texts(file, "attributes")[()]))
     except StoreError as error:
         raise DataError(f"{path} is damaged: {error}. Export it again, or copy it again.") from error
-    frame_ids = [str(frame_id) for frame_id in file["frame_id"].asstr()[:]]
-    digests = [int(digest) for digest in file["digest"][:]]
-    shape = (len(frame_ids), *schema.native_size)
-    if file["codes"].shape != shape or file["codes"].dtype != np.uint16 or len(digests) != len(frame_ids):
+    codes, texts, digests = own_dataset(file, "codes"), _texts(file, "frame_id"), own_dataset(file, "digest")
+    expected = [(schema.num_frames, *schema.native_size), (schema.num_frames,), (schema.num_frames,)]
+    if [one.shape for one in (codes, texts, digests)] != expected or (codes.dtype, digests.dtype) != ("<u2", "<u4"):
         raise DataError(
-            f"{path} is damaged: codes {file['codes'].dtype} {list(file['codes'].shape)}, {len(frame_ids)} frame ids"
-            f" and {len(digests)} digests do not go together. Export it again, or copy it again."
+            f"{path} is damaged: codes {codes.dtype} {list(codes.shape)}, {texts.size} frame ids and {digests.size}"
+            f" digests are not those of {schema.num_frames} frames. Export it again, or copy it again."
         )
-    return schema, frame_ids, digests, int(file.attrs["shard_frames"])
+    return schema, _frame_ids(texts), [int(digest) for digest in digests[:]], int(file.attrs["shard_frames"])
+
+
+def _texts(file: Any, name: str) -> Any:
+    """A dataset of texts of any length, as the file's writer makes them; raises ValueError for another."""
+    found = own_dataset(file, name)
+    kind = h5py.check_string_dtype(found.dtype)
+    if kind is None or kind.length is not None:
+        raise ValueError(f"'{name}' holds no texts")
+    return found.asstr()
+
+
+def _frame_ids(texts: Any) -> list[str]:
+    """The frame ids, some at a time: a small file may name one long text a million times."""
+    frame_ids: list[str] = []
+    left = MAX_FRAME_LIST_BYTES
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        some = [str(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
+        left -= sum(map(len, some))
+        if left < 0:
+            raise ValueError(f"its frame ids have more than {MAX_FRAME_LIST_BYTES} characters")
+        frame_ids += some
+    return frame_ids
 
 
 def _read_frame(path: Path, file: Any, schema: StoreSchema, place: int, frame_id: str, digest: int) -> DepthMap:
-    codes = file["codes"][place]
+    codes = read_entry(file["codes"], place)
     if frame_digest(codes) != digest:
         raise DataError(f"{path} is damaged: frame {frame_id} does not have its digest. Export it again, or copy it.")
     # The maximum may have been rounded up to the next step; brought back below it, it gets the same code again.
@@ -101,7 +126,7 @@ def _read_frame(path: Path, file: Any, schema: StoreSchema, place: int, frame_id
 
 
 def _read_statistics(path: Path, file: Any, schema: StoreSchema, shard: int) -> ShardStatistics | None:
-    text = file["statistics"].asstr()[shard]
+    text = _texts(file, "statistics")[shard]
     if not text:
         return None
     statistics = ShardStatistics.from_bytes(text)
@@ -119,7 +144,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path.") from None
-    except (OSError, RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         said = " ".join(str(error).split())
         raise DataError(
             f"{path} cannot be read as a store's HDF5 file ({said}). Export it again, or copy it."

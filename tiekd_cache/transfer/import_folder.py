@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from tiekd_cache.agreement import FrameAgreement, frame_agreement, median_ratio
 from tiekd_cache.data.frame import DepthMap, FrameSource
 from tiekd_cache.errors import ConfigError, DataError
 from tiekd_cache.filling import Claim, Pieces, fill_store, frames_to_make
+from tiekd_cache.foreign import parse_json, read_file, shown
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.statistics import ShardStatistics, read_statistics, shard_statistics
 from tiekd_cache.store import StoreSchema, StoreWriter, open_store
@@ -186,12 +186,12 @@ def _split_present(
 def _scale_of_export(folder: Path) -> Scale | None:
     """The scale that a folder made by `export-store` names."""
     try:
-        said = json.loads((folder / DESCRIPTION).read_bytes())["scale"]
+        said = parse_json(read_file(folder / DESCRIPTION))["scale"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / DESCRIPTION} cannot be read ({error}): say the scale with --scale.") from None
-    return None if said is None else Scale.parse(str(said))
+    return None if said is None else Scale.parse(shown(str(said)))
 
 
 def _with_scale(files: ResponseFiles, frame_id: str) -> ResponseFiles:

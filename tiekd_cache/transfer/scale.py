@@ -35,6 +35,8 @@ class Scale:
         """
         try:
             above, _, below = text.partition("/")
+            if len(text) > 80 or not all(0 < float(number) < math.inf for number in (above, below or 1)):
+                raise ValueError  # as a fraction, 1e-999999999 would take as many digits
             value = Fraction(above) / Fraction(below or 1)
         except (ValueError, ZeroDivisionError, OverflowError):
             value = Fraction(0)
