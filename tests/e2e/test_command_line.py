@@ -208,7 +208,9 @@ def test_ctrl_c_in_training_keeps_the_step_and_resume_goes_on(home: Path, tmp_pa
     assert steps == list(range(1, 26))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_and_sigkill_in_stage_one_keep_finished_shards(
     home: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
