@@ -28,7 +28,7 @@ from tiekd_cache.teacher_stores import choose_frames
 CONFIG = c.from_mapping(
     DistillConfig,
     {
-        "student": {"pretrained": False, "decoder_width": 0.125, "num_bins": 33},
+        "student": {"name": "timm:lcnet_035", "pretrained": False, "decoder_width": 0.125, "num_bins": 33},
         "loss": {"form": "gaussian", "sigma": 2.5},
         "train": {"crop": [48, 64], "row_cut": 16, "steps": 6, "batch_size": 2, "workers": 0, "picture_frames": 1},
     },
@@ -169,8 +169,9 @@ def test_a_loss_that_is_not_finite_names_the_frames(store: ResponseStore, tmp_pa
 
 
 def test_a_crop_that_the_student_does_not_meet_is_one_error(store: ResponseStore, tmp_path: Path) -> None:
+    config = replace(with_train(crop=(47, 63)), student=replace(CONFIG.student, name="resnet18"))
     with pytest.raises(ConfigError, match=r"answers crops of 47x63 px with 48x64 px.*multiples of 2"):
-        train(store, tmp_path / "run", with_train(crop=(47, 63)))
+        train(store, tmp_path / "run", config)
 
 
 def test_bins_may_begin_at_the_nearest_depth_that_the_store_has_seen(tmp_path: Path) -> None:

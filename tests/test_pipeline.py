@@ -22,6 +22,7 @@ test_frames = 1
 [teacher]
 name = "lidar"
 [student]
+name = "timm:lcnet_035"
 pretrained = false
 decoder_width = 0.125
 num_bins = 33

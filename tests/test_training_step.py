@@ -73,9 +73,9 @@ def test_bf16_is_near_float32_and_keeps_weights_and_losses_in_float32(store: Res
 
 def test_channels_last_changes_the_layout_and_only_rounding(store: ResponseStore) -> None:
     plain, other = parts_of(store), parts_of(store, channels_last=True)
-    weights = other.student.encoder.conv1.weight
+    weights = other.student.encoder.conv_stem.weight
     assert weights.is_contiguous(memory_format=torch.channels_last)
-    assert plain.student.encoder.conv1.weight.is_contiguous()
+    assert plain.student.encoder.conv_stem.weight.is_contiguous()
     samples = [plain.dataset[0, i] for i in range(4)]
     assert step_of(other, samples)["loss"] == pytest.approx(step_of(plain, samples)["loss"], rel=1e-4)
 

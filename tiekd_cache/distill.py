@@ -120,7 +120,7 @@ def distill(
     finally:
         if scalars is not None:
             scalars.close()
-    if ranks.first:
+    if ranks.first and not folder.is_finished():
         if loop.best is None:
             loop.keep_best()
         folder.update_run(finished=True)

@@ -29,6 +29,7 @@ SMALL = [
     "--no-pretrained", "--batch-size", "2", "--crop", "64x96", "--decoder-width", "0.125", "--workers", "0", "--set",
     "student.num_bins=33", "--sigma", "2.5", "--set", "train.picture_frames=1",
 ]  # fmt: skip
+TINY = [*SMALL, "--student", "timm:lcnet_035", "--validate-frames", "0", "--set", "train.picture_frames=0"]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_ctrl_c_in_training_ends_with_130_and_the_command_that_goes_on(
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         interrupt_at(2, times, patch)
-        stopped = tiekd("distill", "--steps", "4", "--save-every", "1", *SMALL, "--run", run, cwd=home)
+        stopped = tiekd("distill", "--steps", "4", "--save-every", "1", *TINY, "--run", run, cwd=home)
     assert stopped.code == 130
     last = stopped.err.splitlines()[-1]
     assert said in last
@@ -165,7 +166,7 @@ def test_ctrl_c_in_training_ends_with_130_and_the_command_that_goes_on(
 def test_ctrl_c_before_the_first_checkpoint_starts_anew(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["distill", "--steps", "2", *SMALL, "--run", tmp_path / "run"]
+    command = ["distill", "--steps", "2", *TINY, "--run", tmp_path / "run"]
     with monkeypatch.context() as patch:
         interrupt_at(1, 2, patch)
         stopped = tiekd(*command, cwd=home)
@@ -176,7 +177,7 @@ def test_ctrl_c_before_the_first_checkpoint_starts_anew(
 
 def test_a_finished_run_says_that_nothing_was_left_to_do(home: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = ["distill", "--steps", "1", *SMALL, "--run", run]
+    command = ["distill", "--steps", "1", *TINY, "--run", run]
     assert "finished already" not in succeed(*command, cwd=home).err
     written = (run / "best.pt").read_bytes()
     for again in (["distill", "--resume", "--run", run], command):
@@ -191,7 +192,7 @@ def test_a_finished_run_says_that_nothing_was_left_to_do(home: Path, tmp_path: P
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ctrl_c_in_training_keeps_the_step_and_resume_goes_on(home: Path, tmp_path: Path, ranks: int) -> None:
     run = tmp_path / "stopped"
-    command = ["distill", "--steps", "25", *SMALL, "--validate-frames", "0", "--run", str(run)]
+    command = ["distill", "--steps", "25", *TINY, "--run", str(run)]
     common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": HOST, "MASTER_PORT": str(free_port())}
     processes = [start(command, home, **common, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(ranks)]
     metrics = run / "metrics.jsonl"
@@ -207,7 +208,9 @@ def test_ctrl_c_in_training_keeps_the_step_and_resume_goes_on(home: Path, tmp_pa
     assert steps == list(range(1, 26))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_and_sigkill_in_stage_one_keep_finished_shards(
     home: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
