@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,14 @@ CONFIG = c.from_mapping(
 
 def with_train(**changes: Any) -> DistillConfig:
     return replace(CONFIG, train=replace(CONFIG.train, **changes))
+
+
+@pytest.fixture(scope="module")
+def stopped(store: ResponseStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run, with its last checkpoint."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    train(store, run)
+    return run
 
 
 def losses(run: Path) -> list[float]:
@@ -209,6 +218,36 @@ def test_resuming_on_another_store_is_refused(store: ResponseStore, tmp_path: Pa
     precompute(FormulaTeacher(gain=1.1), MemoryFrames(6), tmp_path / "b.zarr", PrecomputeConfig())
     with pytest.raises(StoreError, match="other answers"):
         train(open_store(tmp_path / "b.zarr"), tmp_path / "run", resume=True)
+
+
+def _state(payload: dict[str, Any]) -> dict[str, Any]:
+    first: dict[str, Any] = payload["optimiser"]["state"][0]
+    return first
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda payload: payload.update(step=-1), "no number of its 6 steps"),
+        (lambda payload: payload.update(step="3"), "no number of its 6 steps"),
+        (lambda payload: payload.update(optimiser=[]), "does not fit this run"),
+        (lambda payload: payload["optimiser"]["param_groups"][0].update(lr="fast"), "something else in lr"),
+        (lambda payload: _state(payload).update(exp_avg=torch.zeros(1).expand(9, 9)), "of other weights"),
+        (lambda payload: payload["optimiser"]["state"].update({10**6: {"exp_avg": torch.zeros(1)}}), "does not fit"),
+        (lambda payload: payload["schedule"].update(step=3), "something else in step"),
+        (lambda payload: payload["schedule"].update(base_lrs=1), "something else in base_lrs"),
+        (lambda payload: payload.pop("schedule"), "does not fit this run"),
+    ],
+)
+def test_a_checkpoint_with_other_things_in_it_is_one_clear_error(
+    stopped: Path, store: ResponseStore, tmp_path: Path, change: Any, words: str
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    payload = torch.load(run / "last.pt", weights_only=True)
+    change(payload)
+    torch.save(payload, run / "last.pt")
+    with pytest.raises(CheckpointError, match=words):
+        train(store, run, resume=True)
 
 
 def test_a_truncated_checkpoint_is_one_clear_error(store: ResponseStore, tmp_path: Path) -> None:

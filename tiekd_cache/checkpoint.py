@@ -51,7 +51,7 @@ def load_checkpoint(path: Path, parts: TrainingParts) -> int:
         parts.schedule.load_state_dict(payload["schedule"])
         if parts.average is not None:
             parts.average.student.load_state_dict(payload["average"])
-    except (AttributeError, KeyError, ValueError, RuntimeError, TypeError) as error:
+    except (AttributeError, LookupError, ValueError, RuntimeError, TypeError) as error:
         what = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not fit this run: {what}. Start a new run.") from None
     return step

@@ -219,8 +219,9 @@ def decode_frame_ids(chunk: bytes, at_most: int = MAX_FRAME_LIST_BYTES) -> list[
     if declared > min(at_most, _MOST_CHUNK_BYTES):
         raise Damage(f"frame list declares {declared} bytes, more than one can have")
     try:
-        texts = Zstd().decode(data)
-        count = int.from_bytes(texts[:4], "little")
+        texts = np.empty(declared, np.uint8)
+        Zstd().decode(data, texts)  # without room of ours it would unfold whatever follows the first frame
+        count = int.from_bytes(texts[:4].tobytes(), "little")
         if count > FRAME_ID_CHUNK:
             raise Damage(f"frame list declares {count} frames in a chunk, more than {FRAME_ID_CHUNK}")
         return VLenUTF8().decode(texts).tolist()  # type: ignore[no-any-return]
