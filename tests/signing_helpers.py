@@ -26,6 +26,7 @@ def write_key(file: Path, name: str = "ann@lab", passphrase: str = "") -> Signin
     if passphrase:
         encryption = serialization.BestAvailableEncryption(passphrase.encode())
     form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, encryption
+    file.parent.mkdir(exist_ok=True)
     file.write_bytes(private.private_bytes(*form))
     file.chmod(0o600)  # ssh-keygen refuses others
     key = SigningKey(private)

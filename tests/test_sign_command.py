@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,11 @@ def test_what_was_signed_is_verified_shown_listed_and_moved(home: Path, tmp_path
     signers = {store["name"]: store["signer"] for store in succeed("list", *TRUST, "--json", cwd=home).json}
     assert signers == {"lidar.zarr": "ann@lab", "plain.zarr": None}
     assert "signer" not in succeed("list", "--json", cwd=home).json[0]
+    shutil.copytree(home / "stores" / "lidar.zarr", home / "edited" / "lidar.zarr")
+    (home / "edited" / "lidar.zarr" / "frame_id" / "c" / "0").write_bytes(b"")
+    edited = succeed("list", "edited", *TRUST, cwd=home)
+    assert "is not the one that was signed" in edited.err
+    assert edited.out.splitlines()[1].split()[1] == "-"
     succeed("push", "stores/lidar.zarr", "team/lidar.zarr", cwd=home)
     succeed("pull", "team/lidar.zarr", "mine.zarr", *TRUST, cwd=home)
     assert succeed("verify", "mine.zarr", *TRUST, "--json", cwd=home).json["whole"]
@@ -190,7 +196,10 @@ def test_merged_parts_of_two_people_are_not_signed_and_the_note_says_so(home: Pa
     assert succeed("verify", "whole.zarr", *TRUST, "--json", cwd=home).json["frames_checked"] == 10
 
 
-def test_a_changed_image_is_refused_in_training(home: Path) -> None:
+def test_changed_images_are_refused(made: Path, home: Path) -> None:
+    edit(home, "images/zarr.json")
+    assert "images/zarr.json" in fail("info", *TRUST, cwd=home)
+    shutil.copy(made / "stores/lidar.zarr/images/zarr.json", home / "stores/lidar.zarr/images/zarr.json")
     edit(home, "images/done/00000.json")
     line = fail("distill", *SMALL, *TRUST, "--workers", "0", "--images-from-store", cwd=home)
     assert "images/done/00000.json" in line
@@ -237,6 +246,18 @@ def test_without_cryptography_one_line_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cryptography" else find(name))
     assert "pip install 'tiekd-cache[sign]'" in fail(*command, cwd=home)
     assert succeed("verify", cwd=home).code == 0, "nothing else needs it"
+
+
+@pytest.mark.skipif(not (shutil.which("ssh-keygen") and shutil.which("csplit")), reason="no ssh-keygen, or no csplit")
+def test_ssh_keygen_checks_a_store_as_documented_and_signs_what_we_take(home: Path) -> None:
+    [block] = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "sharing.md").read_text(), re.S)
+    commands = block.replace("bts.zarr", "stores/lidar.zarr")
+    said = subprocess.run(["sh", "-ec", commands], cwd=home, capture_output=True, text=True, check=True)
+    assert 'Good "tiekd-cache" signature for ann@lab' in said.stdout
+    resign = "ssh-keygen -Y sign -f ben -n tiekd-cache part.00 && cat part.00 part.00.sig > stores/lidar.zarr/signature"
+    subprocess.run(["sh", "-ec", resign], cwd=home, capture_output=True, check=True)
+    signature = succeed("verify", "--trust", "ben.pub", "--json", cwd=home).json["signature"]
+    assert signature["signer"] == "ben@lab"
 
 
 @needs_bcrypt

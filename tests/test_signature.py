@@ -123,6 +123,29 @@ def test_a_store_with_a_signature_is_a_zarr_store_as_before(plain: Path) -> None
     assert signed == arrays_of(plain)
 
 
+def test_every_file_is_verified_to_be_spelled_as_signed(made: Path, trust: Signers) -> None:
+    """JSON says the same with a blank more: only the signature knows."""
+    objects = MemoryObjects.of(made)
+    names = [name for name in objects.content if name.endswith(".json")]
+    assert len(names) == 4 + 3 + 3 + 3 + 3
+    for name in names:
+        objects.content[name] += b" "
+        report = verify_store(as_path(ObjectPath(objects)), trust=trust)
+        assert [problem for problem in report.problems if name in problem and "signed" in problem], name
+        assert verify_store(as_path(ObjectPath(objects))).whole
+        objects.content[name] = objects.content[name][:-1]
+
+
+def test_bytes_that_mean_nothing_are_signed_too(plain: Path, trust: Signers) -> None:
+    """Digests of frames that the last shard does not have, with a checksum that agrees."""
+    file = plain / "digest" / "c" / "2"
+    data = bytearray(file.read_bytes()[:-4])
+    data[-1] ^= 1
+    file.write_bytes(with_crc(bytes(data)))
+    assert verify_store(plain).whole
+    assert [problem for problem in verify_store(plain, trust=trust).problems if "digest/c/2" in problem]
+
+
 @given(data=st.data())
 def test_any_changed_byte_is_refused(made: Path, trust: Signers, data: st.DataObject) -> None:
     objects = MemoryObjects.of(made)
@@ -416,8 +439,10 @@ def test_stores_elsewhere_are_trusted_and_refused_alike(made: Path, tmp_path: Pa
         broken = shutil.copytree(made, tmp_path / str(number) / "a.zarr")
         changed = change((made / name).read_bytes())
         (broken / name).unlink() if changed is None else (broken / name).write_bytes(changed)
-        with pytest.raises(StoreError, match=message):
+        with pytest.raises(StoreError, match=message) as caught:
             read_all(at(broken, number), trust)
+        assert "disk may be faulty" not in str(caught.value), "nothing is wrong with a cache"
+        assert name == FILE or "copy the store again from whoever signed it" in str(caught.value)
 
 
 def test_a_cache_that_holds_the_same_answers_by_somebody_else_is_no_trouble(

@@ -19,7 +19,7 @@ from tiekd_cache.cli.common import (
     parse_size,
     print_result,
 )
-from tiekd_cache.cli.signing import trust_option
+from tiekd_cache.cli.signing import read_signers, trust_option
 from tiekd_cache.cli.source_options import (
     fill_from_run,
     images_were_in_store,
@@ -39,7 +39,6 @@ _TERMS = (
 
 if TYPE_CHECKING:
     from tiekd_cache.distill import DistillReport
-    from tiekd_cache.openssh import Signers
 
 
 def _setting(flag: str, key: str, help_text: str, **kwargs: Any) -> Callable[[Command], Command]:
@@ -127,7 +126,7 @@ def distill(
     stores: tuple[str | Path, ...],
     teachers: tuple[str, ...],
     weights: tuple[float, ...],
-    trust: Signers | None,
+    trust_file: Path | None,
     images_from_store: bool,
     run_path: Path | None,
     resume: bool,
@@ -167,6 +166,7 @@ def distill(
     from tiekd_cache.stages import run_distill
     from tiekd_cache.teacher_stores import recorded_stores
 
+    trust = read_signers(trust_file)
     if other_store and not resume:
         raise click.UsageError("--other-store goes with --resume: a new run takes any store.")
     mapping = read_toml(config) if config is not None else {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tiekd_cache.cli.common import json_option, named_store, note, print_table
-from tiekd_cache.cli.signing import trust_option
+from tiekd_cache.cli.signing import read_signers, trust_option
 from tiekd_cache.foreign import shown
 from tiekd_cache.progress import progress_bar
 
@@ -32,7 +32,7 @@ _HEADER = ("store", "teacher", "data set", "split", "fingerprint", "maker", "dat
 )
 @trust_option
 @json_option
-def list_command(place: str | Path, html: Path | None, thumbnails: int, trust: Signers | None, as_json: bool) -> None:
+def list_command(place: str | Path, html: Path | None, thumbnails: int, trust_file: Path | None, as_json: bool) -> None:
     """The stores in a folder or bucket, and in its folders: teacher, data, how much is done, who made it when.
 
     What is no store is passed over; a damaged store is listed with what is wrong. Reads the attributes of each store
@@ -49,6 +49,7 @@ def list_command(place: str | Path, html: Path | None, thumbnails: int, trust: S
     from tiekd_cache.store_list import list_stores
     from tiekd_cache.store_page import cells, store_page, write_page
 
+    trust = read_signers(trust_file)
     stores = list_stores(place)
     where = shown(str(place) if isinstance(place, Path) else open_objects(place).url, 300)
     signers = None if trust is None else [_signer(store, trust) for store in stores]

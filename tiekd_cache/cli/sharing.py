@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiekd_cache.cli.common import Command, json_option, note, print_result
-from tiekd_cache.cli.signing import load_key, sign_and_tell, sign_option, trust_option
+from tiekd_cache.cli.signing import load_key, read_signers, sign_and_tell, sign_option, trust_option
 
 if TYPE_CHECKING:
-    from tiekd_cache.openssh import Signers
     from tiekd_cache.sharing import ShareReport
 
 
@@ -64,7 +63,7 @@ def push(store: str, target: str, key_file: Path | None, jobs: int, as_json: boo
 @trust_option
 @_jobs_option
 @json_option
-def pull(source: str, store: str, frames: Path | None, trust: Signers | None, jobs: int, as_json: bool) -> None:
+def pull(source: str, store: str, frames: Path | None, trust_file: Path | None, jobs: int, as_json: bool) -> None:
     """Fetch a store, or the part of it that you need, from a folder, a bucket or a web server.
 
     Another pull, or `precompute`, adds what is missing; `--allow-partial` reads what is there.
@@ -78,6 +77,7 @@ def pull(source: str, store: str, frames: Path | None, trust: Signers | None, jo
     from tiekd_cache.sharing import copy_store, read_frame_choice
     from tiekd_cache.store.objects import open_objects
 
+    trust = read_signers(trust_file)
     chosen = None if frames is None else read_frame_choice(frames)
     _show(
         lambda: copy_store(

@@ -18,21 +18,22 @@ if TYPE_CHECKING:
     from tiekd_cache.store.signing import SignReport
 
 
-def trusted_signers(text: str) -> Signers:
-    """The type of --trust: a file, read at once, so that its mistakes show before any work; raises ConfigError."""
-    from tiekd_cache.openssh import Signers
-
-    return Signers.read(text)
-
-
 def trust_option(command: Command) -> Command:
     """--trust."""
     return click.option(
         "--trust",
-        type=trusted_signers,
+        "trust_file",
+        type=click.Path(path_type=Path),
         metavar="FILE",
         help="Refuse what was not signed by one of these: an OpenSSH allowed_signers file, or a public key.",
     )(command)
+
+
+def read_signers(trust_file: Path | None) -> Signers | None:
+    """The signers in the file that --trust names; None where it is not given; raises ConfigError as `Signers.read`."""
+    from tiekd_cache.openssh import Signers
+
+    return None if trust_file is None else Signers.read(trust_file)
 
 
 def sign_option(help_text: str) -> Callable[[Command], Command]:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiekd_cache.cli.common import device_option, json_option, named_store, note, only_store, print_result, say
-from tiekd_cache.cli.signing import trust_option
+from tiekd_cache.cli.signing import read_signers, trust_option
 from tiekd_cache.cli.source_options import open_source, source_options
 from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import progress_bar
 
 if TYPE_CHECKING:
-    from tiekd_cache.openssh import Signers
     from tiekd_cache.store.signature import Signed
     from tiekd_cache.teacher_check import TeacherCheck
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("store", type=named_store, required=False)
 @trust_option
 @json_option
-def info(store: str | Path | None, trust: Signers | None, as_json: bool) -> None:
+def info(store: str | Path | None, trust_file: Path | None, as_json: bool) -> None:
     """What a store holds, who made it and from what, and whether its depths agree with ground truth.
 
     \b
@@ -39,6 +38,7 @@ def info(store: str | Path | None, trust: Signers | None, as_json: bool) -> None
     from tiekd_cache.store import open_store
     from tiekd_cache.store.images import images_summary
 
+    trust = read_signers(trust_file)
     path = store if store is not None else only_store()
     opened = open_store(path, allow_partial=True, trust=trust)
     statistics = read_statistics(path, opened.signed)
@@ -122,7 +122,7 @@ def _print_info(facts: dict[str, Any]) -> None:
 @json_option
 def verify(
     store: str | Path | None,
-    trust: Signers | None,
+    trust_file: Path | None,
     repair: bool,
     count: int | None,
     weights: str | None,
@@ -145,6 +145,7 @@ def verify(
     from tiekd_cache.store.object_path import store_path
     from tiekd_cache.store.signature import signed_by
 
+    trust = read_signers(trust_file)
     path = store if store is not None else only_store()
     signed = signed_by(store_path(path), trust)
     compare = None if count is None else _prepare_teacher(path, weights, teacher, data, device, signed)
