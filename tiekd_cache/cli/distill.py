@@ -160,7 +160,7 @@ def distill(
       tiekd-cache distill --images 'photos/**/*.jpg' --store stores/photos.zarr --crop 352x704
       tiekd-cache distill --resume --run runs/mine
     """
-    from tiekd_cache.config import apply_overrides, check_unchanged, from_mapping, read_toml
+    from tiekd_cache.config import check_unchanged, from_mapping, read_toml
     from tiekd_cache.distill_config import DistillConfig
     from tiekd_cache.run_folder import RunFolder, newest_run
     from tiekd_cache.stages import run_distill
@@ -170,8 +170,7 @@ def distill(
     if other_store and not resume:
         raise click.UsageError("--other-store goes with --resume: a new run takes any store.")
     mapping = read_toml(config) if config is not None else {}
-    apply_overrides(mapping, overrides)
-    _put_options(mapping, given, terms, weights)
+    _put_options(mapping, overrides, given, terms, weights)
     if resume:
         run_path = run_path if run_path is not None else newest_run()
         run = RunFolder.open(run_path)
@@ -185,8 +184,8 @@ def distill(
             note(f"Going on with {run_path}, with its own settings")
     else:
         resolved = from_mapping(DistillConfig, mapping)
-    stores = choose_stores(stores, teachers, given, any_data=images_from_store, partial=allow_partial)
-    places = through_cache(given, stores)
+    chosen = choose_stores(stores, teachers, given, any_data=images_from_store, partial=allow_partial)
+    places = through_cache(given, chosen)
     source, how = open_training_frames(given, places, images_from_store, allow_partial, trust)
     validation = _test_split(source, how) if resolved.train.validate_frames else None
     report = run_distill(
@@ -207,11 +206,16 @@ def distill(
 
 
 def _put_options(
-    mapping: dict[str, Any], given: dict[str, Any], terms: tuple[str, ...], weights: tuple[float, ...]
+    mapping: dict[str, Any],
+    overrides: tuple[str, ...],
+    given: dict[str, Any],
+    terms: tuple[str, ...],
+    weights: tuple[float, ...],
 ) -> None:
-    """Put the settings that have options of their own into the mapping; the options win over a file and --set."""
-    from tiekd_cache.config import set_value
+    """Put `--set` into a file's mapping, and the settings that have options of their own, which win over both."""
+    from tiekd_cache.config import apply_overrides, set_value
 
+    apply_overrides(mapping, overrides)
     if terms and given["loss__name"] is not None:
         raise click.UsageError("--loss and --term: the terms alone make the sum, leave out one of the two.")
     pairs = [_term(term) for term in terms]
