@@ -50,10 +50,9 @@ def read_file(path: Path, at_most: int = SMALL_BYTES) -> bytes:
     """
     descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
-        data = file.read(at_most + 1) if os.fstat(descriptor).st_size <= at_most else None
-    if data is None or len(data) > at_most:
-        raise OSError(errno.EFBIG, f"it has more than the {at_most} bytes that it may have")
-    return data
+        if os.fstat(descriptor).st_size > at_most:
+            raise OSError(errno.EFBIG, f"it has more than the {at_most} bytes that it may have")
+        return file.read(os.fstat(descriptor).st_size)
 
 
 def open_regular(path: Path) -> int:
