@@ -1,4 +1,4 @@
-"""Stores over the network, from servers that work and servers that do not."""
+"""Stores over the network: the same arrays, losses and commands as from a folder. Faults: test_remote_faults.py."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 import os
 import pickle
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from e2e.command_line import succeed, tiekd
 from fakes import FormulaTeacher, MemoryFrames
+from remote_helpers import bucket_of
 from servers import FaultServer, nginx, s3_server
 from store_helpers import frame_list, in_child, make_store
 from test_distill import losses, train, with_train
@@ -24,8 +23,8 @@ from tiekd_cache.cli import main
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
-from tiekd_cache.store import open_store, remote, verify_store
-from tiekd_cache.store.objects import FolderObjects, MissingObject, RemoteError, open_objects
+from tiekd_cache.store import open_store, remote
+from tiekd_cache.store.objects import MissingObject, RemoteError, open_objects
 
 pytest.importorskip("obstore")
 pytestmark = pytest.mark.slow
@@ -53,14 +52,8 @@ def place(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
         with nginx(folder) as server:
             yield f"{server.url}/NAME.zarr"
     else:
-        with s3_server() as server, pytest.MonkeyPatch.context() as patch:
-            for name, value in server.environment.items():
-                patch.setenv(name, value)
-            objects = open_objects(server.url)
-            for key, _ in FolderObjects(folder).list():
-                if not key.endswith(".zip"):
-                    objects.put(key, FolderObjects(folder).get(key))
-            yield f"{server.url}/NAME.zarr"
+        with bucket_of(folder) as bucket:
+            yield f"{bucket}/NAME.zarr"
 
 
 def test_the_same_arrays_and_numbers(place: str, folder: Path) -> None:
@@ -123,37 +116,6 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServe
     monkeypatch.setattr(remote, "LAST_START_S", 2.0)
     with FaultServer(folder) as started:
         yield started
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("key", ["frame_id/c/0", "residual/c/0/0/0"])  # the others: test_remote_faults.py
-@pytest.mark.parametrize("kind", ["404", "403", "500", "503", "less", "short", "reset", "never", "slow", "no range"])
-def test_a_fault_that_stays_is_one_clear_error(server: FaultServer, folder: Path, key: str, kind: Any) -> None:
-    local = open_store(folder / "a.zarr")
-    server.fail(f"*a.zarr/{key}", kind, **({"rate": 1.0} if kind == "slow" else {}))
-    started = time.monotonic()
-    try:
-        assert np.array_equal(open_store(f"{server.url}/a.zarr").read(FRAMES[:4]), local.read(FRAMES[:4]))
-        said = None
-    except StoreError as error:
-        said = str(error)
-    assert time.monotonic() - started < 30
-    if kind == "no range" and not key.startswith("residual"):
-        assert said is None
-    else:
-        assert said is not None
-        assert "\n" not in said
-        assert f"{server.url}/a.zarr" in said
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("kind", ["500", "503", "short", "reset", "never"])
-def test_a_fault_that_passes_is_waited_for(server: FaultServer, folder: Path, kind: Any) -> None:
-    local = open_store(folder / "a.zarr")
-    fault = server.fail("*", kind, times=2 if kind != "never" else 1)
-    assert np.array_equal(open_store(f"{server.url}/a.zarr").read(FRAMES), local.read(FRAMES))
-    assert fault.seen > 2
-    assert verify_store(f"{server.url}/a.zarr").whole
 
 
 @pytest.mark.timeout(120)
