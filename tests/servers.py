@@ -30,8 +30,9 @@ import pytest
 HOST = "127.0.0.1"
 STARTS_WITHIN_S = 60
 SOON_S = 0.05
+HUGE = 10**10
 
-Kind = Literal["404", "403", "500", "503", "less", "short", "reset", "never", "slow", "no range"]
+Kind = Literal["404", "403", "500", "503", "less", "short", "reset", "never", "slow", "no range", "huge", "endless"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ class Fault:
         pattern: of paths below the server's folder, as in a shell; `*` includes slashes.
         kind: a status; "less" = half of the body as if it were whole; "short" = the connection closes after half;
             "reset" = it breaks before the answer; "never" = no answer; "slow" = `rate` bytes a second;
-            "no range" = the whole file, with status 200.
+            "no range" = the whole file, with status 200; "huge" = it declares HUGE bytes and sends on until nobody
+            listens; "endless" = the same, but declares the right length.
         after: requests for such files that are answered well first.
         times: requests that fail then; None = all.
         rate: bytes a second of "slow".
@@ -172,11 +174,13 @@ class FaultServer:
     Attributes:
         url: as of `Server`.
         requests: (method, path, Range header or "") of each request so far.
+        sent: bytes of answers without end.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.requests: list[tuple[str, str, str]] = []
+        self.sent = 0
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self.ending = threading.Event()
@@ -309,12 +313,17 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, data: bytes, headers: dict[str, str], whole_body: bool, fault: Fault | None = None
     ) -> None:
         kind = fault.kind if fault else ""
-        declared = len(data) // 2 if kind == "less" else len(data)
+        declared = len(data) // 2 if kind == "less" else HUGE if kind == "huge" else len(data)
+        if kind == "endless":
+            headers = {**headers, "Transfer-Encoding": "chunked"}
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(declared)}.items():
             self.send_header(name, value)
         self.end_headers()
         if not whole_body:
+            return
+        if kind in ("huge", "endless"):
+            self._send_on(kind == "endless")
             return
         if kind in ("less", "short"):
             data = data[: len(data) // 2]
@@ -328,6 +337,14 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.owner.ending.wait(piece / fault.rate):
                 self._break()
                 return
+
+    def _send_on(self, chunked: bool) -> None:
+        block = bytes(1 << 20)
+        with contextlib.suppress(ConnectionError):
+            while not self.server.owner.ending.is_set():
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block) if chunked else block)
+                self.server.owner.sent += len(block)
+        self.close_connection = True
 
     def _break(self) -> None:
         """End the connection with a reset."""

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import FaultServer, s3_server
+from remote_helpers import bucket_of
+from servers import FaultServer
 from store_helpers import build_schema, frame_list, make_store
 
 from tiekd_cache.cli.catalogue import choose_stores, refuse_made_already
 from tiekd_cache.errors import ConfigError, SharedError
 from tiekd_cache.store import open_store
-from tiekd_cache.store.objects import FolderObjects, open_objects
 from tiekd_cache.store_list import is_catalogue, list_stores
 from tiekd_cache.store_page import store_page
 
@@ -31,13 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bucket(folder: Path) -> Iterator[str]:
-    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        objects, files = open_objects(server.url), FolderObjects(folder)
-        for key, _ in files.list():
-            objects.put(key, files.get(key))
-        yield server.url
+    with bucket_of(folder) as url:
+        yield url
 
 
 def test_a_bucket_is_a_catalogue(folder: Path, bucket: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tiekd_cache.errors import ConfigError, StoreError
-from tiekd_cache.store.objects import MissingObject, RemoteError, open_objects
+from tiekd_cache.store.objects import MissingObject, OversizedObject, RemoteError, open_objects
 from tiekd_cache.store.zip_objects import ZipObjects
 
 SHARD = bytes(range(256)) * 4
@@ -89,3 +89,24 @@ def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path) -> None:
             opened.writestr("zarr.json", b"[]")
     with pytest.raises(RemoteError, match="is in it twice"):
         ZipObjects(tmp_path / "twice.zip")
+
+
+def test_a_directory_that_points_before_the_file_or_names_nothing_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        opened.writestr("zarr.json", b"{}")
+    whole = (tmp_path / "a.zip").read_bytes()
+    (directory,) = struct.unpack("<I", whole[-6:-2])
+    (tmp_path / "before.zip").write_bytes(whole[:-6] + struct.pack("<I", directory + 16) + whole[-2:])
+    with pytest.raises(RemoteError, match="cannot be in so small a file"):
+        ZipObjects(tmp_path / "before.zip")
+    lengths = struct.pack("<3H", 0, 0, len("zarr.json"))  # of name, extra field and comment
+    (tmp_path / "nameless.zip").write_bytes(whole[: directory + 28] + lengths + whole[directory + 34 :])
+    with pytest.raises(RemoteError, match="no zip file that can be read"):
+        ZipObjects(tmp_path / "nameless.zip")
+
+
+def test_an_entry_larger_than_what_is_asked_for_is_not_read(tmp_path: Path) -> None:
+    objects = ZipObjects(made_zip(tmp_path / "bts.zip"))
+    assert objects.get("residual/c/0/0/0", len(SHARD)) == SHARD
+    with pytest.raises(OversizedObject, match="it has 1024 bytes, and may have 1023"):
+        objects.get("residual/c/0/0/0", len(SHARD) - 1)

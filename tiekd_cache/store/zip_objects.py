@@ -45,7 +45,7 @@ class ZipObjects:
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise MissingObject(f"There is no {self._path}") from error
-        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, IndexError, struct.error) as error:
             raise RemoteError(
                 f"{self._path} is no zip file that can be read ({error}): it may be truncated, copy it again"
             ) from error
@@ -117,7 +117,7 @@ class ZipObjects:
                 wrong = "is compressed by something else than deflate"
             elif entry.flag_bits & 1:
                 wrong = "is encrypted"
-            elif entry.file_size > most or entry.header_offset + entry.compress_size > self._bytes:
+            elif entry.file_size > most or not 0 <= entry.header_offset <= self._bytes - entry.compress_size:
                 wrong = f"declares {entry.file_size} bytes, which cannot be in so small a file"
             if wrong is not None:
                 raise RemoteError(f"{self.url}: {key} {wrong}. Zip the store anew: zip -0 -r STORE.zip STORE")
