@@ -115,7 +115,6 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServe
         yield started
 
 
-@pytest.mark.timeout(120)
 def test_a_shard_that_is_gone_ends_training_with_workers_in_one_line(server: FaultServer, tmp_path: Path) -> None:
     store = open_store(f"{server.url}/run.zarr")
     server.fail("*run.zarr/residual/*", "404")
