@@ -85,10 +85,12 @@ def test_a_part_that_is_pulled_is_signed_and_stays_so_when_it_is_completed(
     assert signer(tmp_path / "d.zarr", trust) == "ann@lab"
 
 
-def test_a_signature_stays_behind_where_the_target_holds_more(store: Path, trust: Signers, tmp_path: Path) -> None:
-    (store / RECORD_1).unlink()
-    target = partial(tmp_path / "b.zarr", 1)
-    report = share(store, target)
+def test_a_signature_stays_behind_where_the_target_holds_more(
+    keys: dict[str, SigningKey], trust: Signers, tmp_path: Path
+) -> None:
+    source, target = partial(tmp_path / "a.zarr", 0, 2), partial(tmp_path / "b.zarr", 1)
+    sign_store(source, keys["ann"])
+    report = share(source, target)
     assert len(report.notes) == 1
     assert "stayed behind: it does not hold for all that is at" in report.notes[0]
     with pytest.raises(TrustError, match="is not signed"):
