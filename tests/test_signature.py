@@ -24,6 +24,7 @@ from store_helpers import all_files, arrays_of, depth_maps, files_of, frame_list
 from tiekd_cache.errors import ConfigError, StoreError, TrustError
 from tiekd_cache.openssh import Signers, SigningKey
 from tiekd_cache.precompute import PrecomputeConfig, precompute
+from tiekd_cache.sharing import copy_store
 from tiekd_cache.statistics import read_statistics
 from tiekd_cache.store import open_store, sign_store, verify_store
 from tiekd_cache.store.cache import CachedObjects
@@ -330,6 +331,25 @@ def test_shards_added_after_signing_are_refused_until_it_is_signed_again(
     sign_store(tmp_path / "a.zarr", key)
     assert stale_note(tmp_path / "a.zarr") is None
     read_all(tmp_path / "a.zarr", trust)
+
+
+def test_a_signature_in_a_bucket_that_no_longer_holds_is_said(
+    plain: Path, trust: Signers, key: SigningKey, tmp_path: Path
+) -> None:
+    kept = {name: (plain / name).read_bytes() for name in (RECORD_1, "digest/c/1")}
+    (plain / RECORD_1).unlink()
+    sign_store(plain, key)
+    bucket = MemoryObjects.of(plain)
+    assert stale_note(bucket) is None
+    bucket.content |= kept
+    assert "until it is signed again: pull it to a folder, sign it there and push it" in str(stale_note(bucket))
+    copy_store(bucket, FolderObjects(tmp_path / "b.zarr"))
+    sign_store(tmp_path / "b.zarr", key)
+    assert copy_store(FolderObjects(tmp_path / "b.zarr"), bucket).notes == ()
+    assert stale_note(bucket) is None
+    assert len(open_store(bucket, trust=trust)) == 10
+    bucket.content[FILE] = b"signed, Ann"
+    assert "cannot be read: it is no SSH signature" in str(stale_note(bucket))
 
 
 def test_images_added_after_signing_are_refused_where_they_are_asked_for(

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fakes import FormulaTeacher, MemoryFrames
 from servers import FaultServer, Server, s3_server
+from signing_helpers import write_key
 from store_helpers import start_helper
 from test_pipeline import RECIPE
 
@@ -73,6 +74,16 @@ def one_line(process: subprocess.Popen[str], code: int, timeout: float = 150) ->
     assert process.returncode == code, err
     assert "Traceback" not in err, err
     return err.strip().splitlines()[-1]
+
+
+def test_a_signed_store_that_grows_in_the_bucket_is_said_to_be_signed_no_more(s3: Server, home: Path) -> None:
+    url = f"{s3.url}/signed.zarr"
+    write_key(home / "key")
+    succeed(*PRECOMPUTE, "--store", "part.zarr", "--shard-range", "0/3", cwd=home)
+    succeed("push", "part.zarr", url, "--sign", "key", cwd=home)
+    assert "has changed since" not in succeed(*PRECOMPUTE, "--store", url, "--shard-range", "0/3", cwd=home).err
+    assert "pull it to a folder, sign it there and push it" in succeed(*PRECOMPUTE, "--store", url, cwd=home).err
+    assert "has not signed" in fail("verify", url, "--trust", "key.pub", cwd=home)
 
 
 def test_a_store_grows_in_the_bucket_and_is_the_one_of_the_folder(s3: Server, home: Path) -> None:

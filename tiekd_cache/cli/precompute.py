@@ -118,8 +118,7 @@ def precompute(
     if launch.rank > 0:
         return
     _tell(report, loaded.architecture, as_json)
-    if isinstance(report.store, Path):
-        _sign(report.store, key, report.complete)
+    _sign(path, key, report.complete)
     if report.complete:
         note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}{named}")
 
@@ -146,7 +145,7 @@ def _tell(report: PrecomputeReport, architecture: str, as_json: bool) -> None:
         note(f"{report.store} holds {report.frames} of {report.store_frames} responses: the rest is for other starts.")
 
 
-def _sign(store: Path, key: SigningKey | None, complete: bool) -> None:
+def _sign(store: str | Path, key: SigningKey | None, complete: bool) -> None:
     """Sign the store where that is asked for and it is finished; else say so where its signature does not hold."""
     from tiekd_cache.store.signing import stale_note
 

@@ -14,7 +14,7 @@ from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import write_file
 from tiekd_cache.store.images import open_images
 from tiekd_cache.store.layout import Layout
-from tiekd_cache.store.object_path import side_by_side
+from tiekd_cache.store.object_path import StorePlace, objects_of, side_by_side, store_path
 from tiekd_cache.store.signature import FILE, Manifest, Signed, StoreSignature, read_signature
 from tiekd_cache.store.verify import Progress, verify_store
 from tiekd_cache.store.whole import read_whole
@@ -84,23 +84,26 @@ def file_digests(catalogue: Catalogue) -> dict[str, str]:
     return {name_in(catalogue.path, file): one for file, one in found if one is not None}
 
 
-def stale_note(store: str | Path) -> str | None:
-    """A sentence where a store in a folder has a signature that does not hold for all of it any more.
+def stale_note(store: StorePlace) -> str | None:
+    """A sentence where a store has a signature that does not hold for all of it any more.
 
     Raises:
-        StoreError: there is no store, or its metadata are damaged.
+        StoreError: there is no store, its metadata are damaged, or it cannot be had.
     """
-    path = local_path(store)
+    path = store_path(store)
+    again = f"tiekd-cache sign {path}"
+    if objects_of(path) is not None:
+        again = "pull it to a folder, sign it there and push it"
     try:
         signature = read_signature(path)
     except Damage as damage:
-        return f"The signature of {path} cannot be read: {damage}. Sign the store again: tiekd-cache sign {path}"
+        return f"The signature of {path} cannot be read: {damage}. Sign the store again: {again}"
     name = None if signature is None else signature.manifest.lacks(file_digests(open_catalogue(path)))
     if signature is None or name is None:
         return None
     return (
         f"{path} was signed with {signature.key.fingerprint} and has changed since ({name}): whoever asks for its"
-        f" signature is refused until it is signed again: tiekd-cache sign {path}"
+        f" signature is refused until it is signed again: {again}"
     )
 
 
