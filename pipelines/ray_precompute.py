@@ -16,6 +16,7 @@ import click
 import ray
 import ray.data
 
+from tiekd_cache.cli.common import new_store
 from tiekd_cache.cli.source_options import open_source, source_options
 from tiekd_cache.cli.teacher_options import TEACHER_HELP, answer_options, speed_options, teacher_options
 from tiekd_cache.errors import TiekdError
@@ -98,7 +99,7 @@ def make_all(settings: dict[str, Any], actors: int, gpus_each: float) -> int:
 @click.command(help=__doc__.split(":")[0] + ". Takes the options of `tiekd-cache precompute`.")
 @click.option("--teacher", required=True, help=TEACHER_HELP)
 @teacher_options
-@click.option("--store", type=click.Path(path_type=Path), required=True, help="Where to write; every machine sees it.")
+@click.option("--store", type=new_store, required=True, help="Where to write; every machine sees it.")
 @source_options
 @answer_options
 @speed_options

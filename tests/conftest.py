@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: where the shared reference data are, and one thread for torch."""
+"""What every test may use: the shared reference data, a store; one thread for torch, and no limits of time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes import FormulaTeacher, MemoryFrames
+from hypothesis import HealthCheck, settings
+
+from tiekd_cache.precompute import PrecomputeConfig, precompute
+from tiekd_cache.store import ResponseStore, open_store
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 torch.set_num_threads(1)
+settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any load")  # what else the machine does decides no test
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +28,11 @@ def shared_dir() -> Path:
         if (candidate / "parity").is_dir():
             return candidate.resolve()
     pytest.skip(f"shared reference data not found at {candidates[0]}; set TIEKD_SHARED to its place")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
+    """The responses of a formula to six frames in memory, in two shards; tests must leave it as it is."""
+    path = tmp_path_factory.mktemp("store") / "a.zarr"
+    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=4))
+    return open_store(path)

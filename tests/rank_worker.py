@@ -41,4 +41,4 @@ if __name__ == "__main__":
         run_distill(config, MemoryFrames(6), [Path(store)], Path(run), device="cpu", resume=resume == "yes")
     except TiekdError as error:
         print(f"{type(error).__name__}: {error}")
-        sys.exit(1)
+        sys.exit(error.exit_code)

@@ -42,10 +42,12 @@ class Server:
     Attributes:
         url: where stores lie on it, without a slash at the end.
         environment: variables that a process needs to reach it.
+        pid: its process.
     """
 
     url: str
     environment: dict[str, str] = field(default_factory=dict)
+    pid: int = 0
 
 
 @contextlib.contextmanager
@@ -61,7 +63,7 @@ def s3_server() -> Iterator[Server]:
             return int(found[1]) if found else None
 
         command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", HOST, "-p", "0"]
-        with _running(command, log, port) as number:
+        with _running(command, log, port) as (number, pid):
             connection = http.client.HTTPConnection(HOST, number, timeout=STARTS_WITHIN_S)
             with contextlib.closing(connection):
                 connection.request("PUT", "/tiekd")
@@ -75,7 +77,15 @@ def s3_server() -> Iterator[Server]:
                     "AWS_REGION": "us-east-1",
                     "AWS_ALLOW_HTTP": "true",
                 },
+                pid,
             )
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -84,10 +94,8 @@ def nginx(folder: Path) -> Iterator[Server]:
     program = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
     if program is None:
         pytest.skip("nginx is not installed")
-    with tempfile.TemporaryDirectory(prefix="tiekd-nginx-") as own, socket.socket() as free:
-        free.bind((HOST, 0))
-        number = free.getsockname()[1]
-        free.close()
+    with tempfile.TemporaryDirectory(prefix="tiekd-nginx-") as own:
+        number = free_port()
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         temporary = "".join(f"{kind}_temp_path {own}/{kind};" for kind in kinds)
         user = "user root;" if os.getuid() == 0 else ""  # else its workers could not read a test's folder
@@ -110,8 +118,8 @@ def nginx(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], log: Any, port: Callable[[], int | None]) -> Iterator[int]:
-    """A server in a process of its own, once `port` says where it listens; it is ended, with what it started."""
+def _running(command: list[str], log: Any, port: Callable[[], int | None]) -> Iterator[tuple[int, int]]:
+    """A server's (port, process), once `port` says where it listens; it is ended, with what it started."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         last = time.monotonic() + STARTS_WITHIN_S
@@ -120,7 +128,7 @@ def _running(command: list[str], log: Any, port: Callable[[], int | None]) -> It
                 log.seek(0)
                 raise AssertionError(f"{command} does not start:\n{log.read()}")
             time.sleep(SOON_S)
-        yield number
+        yield number, process.pid
     finally:
         process.terminate()
         try:

@@ -20,7 +20,7 @@ from tiekd_cache.teachers import TeacherDepth
 from tiekd_cache.teachers.align import fit_scale_shift, to_depth
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     log_scale=st.floats(-6.0, 1.0),
     shift=st.floats(0.0, 0.1),

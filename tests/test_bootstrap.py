@@ -43,7 +43,7 @@ def test_coverage_is_about_what_the_level_says() -> None:
         assert lowest < np.mean(inside) < level + 0.04
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     arrays(np.float64, st.tuples(st.integers(2, 40), st.integers(1, 3)), elements=st.floats(-1e3, 1e3, width=32)),
     st.integers(0, 100),

@@ -99,7 +99,7 @@ def test_points_behind_the_lidar_are_dropped_although_the_camera_sees_them() -> 
     assert not project_scan(points((-1.0, 0.0, 0.0)), camera_behind, 40, 100).any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400))
 def test_projection_equals_the_plain_loop(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ from tiekd_cache.data.normalize import IMAGENET_MEAN, IMAGENET_STD, denormalize,
 from tiekd_cache.dataset import StepBatches
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(1, 40), st.integers(0, 5))
 def test_every_frame_once_an_epoch(num_frames: int, batch_size: int, steps: int, seed: int) -> None:
     batches = list(StepBatches(num_frames, batch_size, 0, steps, seed))
@@ -27,7 +27,7 @@ def test_every_frame_once_an_epoch(num_frames: int, batch_size: int, steps: int,
         assert sorted(index for e, index in positions if e == epoch) == list(range(num_frames))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(2, 40), st.data())
 def test_a_resumed_order_is_the_rest_of_the_whole(num_frames: int, batch: int, steps: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, steps - 1))

@@ -68,6 +68,7 @@ def at_image_size(said: TeacherDepth) -> torch.Tensor:
     return TeacherDepth(said.depth.clamp(1e-3, 80.0), said.resize).at_image_size()
 
 
+@pytest.mark.slow  # 274 million weights are drawn
 @pytest.mark.shared
 def test_parity_of_the_depth(published: Published) -> None:
     error = np.abs(at_image_size(published.said)[0, 0].numpy() - published.fields["depth"])
@@ -79,6 +80,7 @@ def test_parity_of_the_depth(published: Published) -> None:
     assert published.teacher.weights_source == "depthformer_swinl_22k_kitti.pth"
 
 
+@pytest.mark.slow  # 274 million weights are drawn
 @pytest.mark.shared
 def test_parity_of_the_encoder_and_of_the_neck(published: Published) -> None:
     network = published.teacher.network
@@ -92,6 +94,7 @@ def test_parity_of_the_encoder_and_of_the_neck(published: Published) -> None:
             assert picked(feature, published.fields, name) <= tolerance, name
 
 
+@pytest.mark.slow  # 274 million weights are drawn
 @pytest.mark.shared
 def test_parity_of_the_average_with_the_mirrored_image(published: Published) -> None:
     mirrored = published.teacher.predict(published.images.flip(-1))
@@ -99,6 +102,7 @@ def test_parity_of_the_average_with_the_mirrored_image(published: Published) -> 
     assert picked(average, published.fields, "tta") <= 1.5e-3
 
 
+@pytest.mark.slow  # 274 million weights are drawn
 @pytest.mark.shared
 def test_a_batch_is_its_images_one_by_one_at_another_size(published: Published) -> None:
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(5))
@@ -114,6 +118,7 @@ def test_a_batch_is_its_images_one_by_one_at_another_size(published: Published) 
         published.teacher.predict(images[:, :, :-8])
 
 
+@pytest.mark.slow  # 274 million weights are drawn
 @pytest.mark.shared
 def test_in_half_precision_the_depth_stays_near_and_is_float32(published: Published) -> None:
     images = published.images[:, :, :64, :96]

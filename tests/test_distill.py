@@ -29,7 +29,7 @@ from tiekd_cache.teacher_stores import choose_frames
 CONFIG = c.from_mapping(
     DistillConfig,
     {
-        "student": {"pretrained": False, "decoder_width": 0.125, "num_bins": 33},
+        "student": {"name": "timm:lcnet_035", "pretrained": False, "decoder_width": 0.125, "num_bins": 33},
         "loss": {"form": "gaussian", "sigma": 2.5},
         "train": {"crop": [48, 64], "row_cut": 16, "steps": 6, "batch_size": 2, "workers": 0, "picture_frames": 1},
     },
@@ -38,13 +38,6 @@ CONFIG = c.from_mapping(
 
 def with_train(**changes: Any) -> DistillConfig:
     return replace(CONFIG, train=replace(CONFIG.train, **changes))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
-    path = tmp_path_factory.mktemp("store") / "a.zarr"
-    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=4))
-    return open_store(path)
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +178,9 @@ def test_a_loss_that_is_not_finite_names_the_frames(store: ResponseStore, tmp_pa
 
 
 def test_a_crop_that_the_student_does_not_meet_is_one_error(store: ResponseStore, tmp_path: Path) -> None:
+    config = replace(with_train(crop=(47, 63)), student=replace(CONFIG.student, name="resnet18"))
     with pytest.raises(ConfigError, match=r"answers crops of 47x63 px with 48x64 px.*multiples of 2"):
-        train(store, tmp_path / "run", with_train(crop=(47, 63)))
+        train(store, tmp_path / "run", config)
 
 
 def test_bins_may_begin_at_the_nearest_depth_that_the_store_has_seen(tmp_path: Path) -> None:
@@ -209,9 +203,14 @@ def test_bins_may_begin_at_the_nearest_depth_that_the_store_has_seen(tmp_path: P
 
 
 def test_a_run_folder_in_use_is_not_overwritten(store: ResponseStore, tmp_path: Path) -> None:
-    train(store, tmp_path / "run")
+    with pytest.raises(InterruptedRunError):
+        train(store, tmp_path / "run", progress=StopAfter(2, signal.SIGINT))
     with pytest.raises(ConfigError, match="--resume"):
         train(store, tmp_path / "run")
+    whole = train(store, tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match="--resume"):
+        train(store, tmp_path / "run", with_train(steps=7))
+    assert train(store, tmp_path / "run") == whole, "nothing is left to do"
 
 
 def test_resuming_on_another_store_is_refused(store: ResponseStore, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_sigma_changes_the_dpm(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(depth=st.floats(1e-3, 80.0), sigma=st.floats(0.05, 5.0))
 def test_sums_to_one_and_is_centred_away_from_the_ends(form: str, depth: float, sigma: float) -> None:
     dpm = depth_to_dpm(depth_map(depth), KITTI, sigma, form)

@@ -16,7 +16,9 @@ from tiekd_cache.errors import DataError
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (30, 50, 3), dtype=np.uint8)
 COUNTS = RNG.integers(0, 65536, (30, 50), dtype=np.uint16)
-same_folder_each_time = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+same_folder_each_time = settings(
+    suppress_health_check=[*settings.default.suppress_health_check, HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ PACKAGE = ROOT / "tiekd_cache"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "foreign", "version", "config", "progress", "interrupt", "launch"},
-    {"dpm", "metrics", "bootstrap", "device", "timm_compat", "model_hub", "ranks"},
+    {"errors", "foreign", "version", "config", "progress", "interrupt", "launch", "processes", "whole_file"},
+    {"openssh", "dpm", "metrics", "bootstrap", "device", "machine_code", "timm_compat", "model_hub", "ranks"},
     {"data", "store", "losses", "students", "teachers"},
     {"doctor", "pictures", "dataset", "distill_config", "teacher_stores", "store_frames", "agreement", "statistics"},
-    {"store_list", "store_choice", "store_page"},
+    {"store_list", "store_choice", "store_page", "sharing"},
     {"answering", "filling", "image_filling", "speed", "precompute_config", "precompute"},
-    {"run_folder", "evaluate", "recipe", "transfer", "sharing", "teacher_check"},
+    {"run_folder", "evaluate", "recipe", "transfer", "teacher_check"},
     {"results", "comparison"},
     {"training_module", "weight_average", "training_parts"},
     {"checkpoint", "training_step", "training_loop", "validation", "scalar_log", "distill", "stages", "pipeline"},

@@ -39,7 +39,7 @@ def frame(frame_id: str, gt_depth: DepthMap | None) -> Frame:
     return Frame(frame_id, np.zeros((32, 64, 3), np.uint8), np.eye(3), gt_depth)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     near=st.floats(3.0, 15.0),
     tilt=st.floats(-0.8, 0.8),

@@ -102,7 +102,7 @@ def test_threads_have_that_many_requests_under_way(folder: Path) -> None:
     store = open_store(objects)
     store.read(FRAMES)  # the indices of all shards
     barrier = threading.Barrier(4)
-    objects.before_range = lambda: barrier.wait(20)
+    objects.before_range = lambda: barrier.wait(120)
     assert store.read(FRAMES[:4], threads=4).shape[0] == 4  # a barrier that is not full breaks
 
 
@@ -213,10 +213,20 @@ def test_the_profile_in_aws_files_is_used_where_the_environment_has_no_keys(
     assert aws_profile() == {}
 
 
-@pytest.mark.parametrize("command", [["precompute", "--teacher", "lidar"], ["import", "maps", "--teacher", "mine"]])
-def test_a_store_is_not_made_at_a_url(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # a Path of the URL would be a folder named `s3:`
-    result = CliRunner().invoke(main, [*command, "--store", "s3://bucket/a.zarr"])
+@pytest.mark.parametrize(
+    ("command", "store", "message"),
+    [
+        (["import", "maps", "--teacher", "mine"], "s3://bucket/a.zarr", "stores are made in folders"),
+        (["precompute", "--teacher", "lidar"], "https://example.org/a.zarr", "a web server only shows stores"),
+        (["precompute", "--teacher", "lidar"], "a.zip", "a zip file can only be read"),
+        (["precompute", "--teacher", "lidar"], "s3://bucket/a.zip", "a zip file can only be read"),
+    ],
+)
+def test_a_store_is_not_made_where_it_cannot_be(
+    command: list[str], store: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a Path of a URL would be a folder named `s3:`
+    result = CliRunner().invoke(main, [*command, "--store", store])
     assert result.exit_code == 2
-    assert "stores are made in folders" in result.stderr
+    assert [message in line for line in result.stderr.splitlines() if line.startswith("Error: ")] == [True]
     assert list(tmp_path.iterdir()) == []

@@ -122,7 +122,7 @@ def test_every_term_is_logged_by_its_name_unweighted(output: str) -> None:
     assert result.terms.keys() == expected.keys() == (set(TERMS) if output == "dpm" else set(TERMS) - {"dpm"})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(WEIGHTS, WEIGHTS, st.floats(0.1, 10), st.integers(0, 99))
 def test_the_total_is_linear_in_the_weights(
     one: dict[str, float], other: dict[str, float], scale: float, seed: int
@@ -133,7 +133,7 @@ def test_the_total_is_linear_in_the_weights(
     torch.testing.assert_close(call(build(both, scale=scale), b).total, scale * parts, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     WEIGHTS,
     st.sampled_from(["dpm", "depth"]),
@@ -158,7 +158,7 @@ def test_what_does_not_count_never_matters(
         assert float((grad * ~counts).abs().max()) == 0.0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(WEIGHTS, st.integers(2, 3), st.lists(st.floats(0.1, 5), min_size=3, max_size=3), st.integers(0, 99))
 def test_equal_teachers_are_one_teacher(
     terms: dict[str, float], num_teachers: int, weights: list[float], seed: int
@@ -171,7 +171,7 @@ def test_equal_teachers_are_one_teacher(
     torch.testing.assert_close(gradient(several, b), gradient(one, b), rtol=1e-3, atol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(WEIGHTS, st.booleans(), st.integers(0, 99))
 def test_a_teacher_without_weight_or_without_an_answer_is_absent(
     terms: dict[str, float], answers: bool, seed: int

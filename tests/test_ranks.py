@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,16 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import FormulaTeacher, MemoryFrames
+from fakes import MemoryFrames
+from servers import HOST, free_port
 
 from tiekd_cache.config import from_mapping
 from tiekd_cache.dataset import StepBatches
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.ranks import Ranks
 from tiekd_cache.run_folder import RunFolder
-from tiekd_cache.store import open_store
+from tiekd_cache.store import ResponseStore
 from tiekd_cache.students import build_student
 from tiekd_cache.training_parts import build_parts, lay_out
 from tiekd_cache.training_step import ShareOfBatches
@@ -36,13 +35,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "a.zarr"
-    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=4))
-    return path
-
-
 def settings(**train: Any) -> dict[str, Any]:
     return {**SETTINGS, "train": {**SETTINGS["train"], **train}}
 
@@ -51,11 +43,8 @@ def launch(
     count: int, store: Path, run: Path, said: dict[str, Any], *, resume: bool = False
 ) -> list[subprocess.Popen[str]]:
     """`count` processes of one run, as a launcher starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [str(Path(__file__).parent / "rank_worker.py"), str(store), str(run), json.dumps(said)]
-    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": HOST, "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
             [sys.executable, *command, "yes" if resume else "no"],
@@ -88,12 +77,10 @@ def test_shares_together_are_the_batches_of_one_process(world_size: int, accumul
         assert [position for piece in pieces for position in piece] == whole
 
 
-def test_a_batch_that_cannot_be_divided_is_refused(store_path: Path) -> None:
+def test_a_batch_that_cannot_be_divided_is_refused(store: ResponseStore) -> None:
     config = from_mapping(DistillConfig, settings(accumulate=3))
     with pytest.raises(ConfigError, match=r"batch_size = 4.*2 processes x train.accumulate = 3.*multiple of 6"):
-        build_parts(
-            config, MemoryFrames(6), open_store(store_path), torch.device("cpu"), ranks=Ranks(rank=0, world_size=2)
-        )
+        build_parts(config, MemoryFrames(6), store, torch.device("cpu"), ranks=Ranks(rank=0, world_size=2))
 
 
 @pytest.mark.parametrize(
@@ -114,13 +101,13 @@ def test_batch_norm_is_over_all_gpus_and_names_stay(world_size: int, device: str
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_two_processes_learn_what_one_does_and_resume_as_one(store_path: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does_and_resume_as_one(store: ResponseStore, tmp_path: Path) -> None:
     for name, count, said in (
         ("one", 1, settings()),
         ("two", 2, settings()),
         ("pieces", 2, settings(accumulate=2, ema_decay=0.5)),
     ):
-        finish(launch(count, store_path, tmp_path / name, said))
+        finish(launch(count, store.info.path, tmp_path / name, said))
     records = {name: RunFolder(tmp_path / name).metrics() for name in ("one", "two", "pieces")}
     assert [record["step"] for record in records["two"]] == [1, 2, 3, 4, 5], "one process writes"
     for name in ("two", "pieces"):
@@ -131,29 +118,29 @@ def test_two_processes_learn_what_one_does_and_resume_as_one(store_path: Path, t
     assert records["one"][-1]["loss"] < 0.95 * records["one"][0]["loss"]
 
     # stopped in two processes, gone on with in one
-    processes = launch(2, store_path, tmp_path / "stopped", settings(steps=30))
+    processes = launch(2, store.info.path, tmp_path / "stopped", settings(steps=30))
     metrics = RunFolder(tmp_path / "stopped")
     deadline = time.monotonic() + 100
     while len(metrics.metrics()) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGINT)  # one is asked, all stop after the same step
     first, second = outcomes(processes)
-    assert (first[0], second[0]) == (1, 1)
+    assert (first[0], second[0]) == (130, 130)
     assert first[1].startswith("InterruptedRunError: Stopped after step ")
     assert first[1] == second[1]
     assert first[2] + second[2] == ""
     done = torch.load(metrics.last_checkpoint, weights_only=True)["step"]
     assert 2 <= done == metrics.metrics()[-1]["step"] < 30
-    finish(launch(1, store_path, tmp_path / "stopped", settings(steps=30), resume=True))
+    finish(launch(1, store.info.path, tmp_path / "stopped", settings(steps=30), resume=True))
     assert [record["step"] for record in metrics.metrics()] == list(range(1, 31))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_process_ends_the_others_and_a_loss_that_is_not_finite_ends_all(
-    store_path: Path, tmp_path: Path
+    store: ResponseStore, tmp_path: Path
 ) -> None:
-    processes = launch(2, store_path, tmp_path / "killed", settings(steps=500))
+    processes = launch(2, store.info.path, tmp_path / "killed", settings(steps=500))
     deadline = time.monotonic() + 100
     while len(RunFolder(tmp_path / "killed").metrics()) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -163,7 +150,7 @@ def test_a_killed_process_ends_the_others_and_a_loss_that_is_not_finite_ends_all
     assert left[1].startswith("LostProcessError: Another of the run's 2 processes ended")
     assert left[1].count("\n") == 1
     wild = {**settings(), "optimiser": {"lr": 1e18, "grad_clip": 1e30}}
-    first, second = outcomes(launch(2, store_path, tmp_path / "wild", wild))
+    first, second = outcomes(launch(2, store.info.path, tmp_path / "wild", wild))
     assert first[1].startswith("NotFiniteError: The ")
     assert first[1] == second[1]
     assert first[1].count("drive_000") == 4, "the frames of both processes"

@@ -31,13 +31,6 @@ sys.path.insert(0, str(Path(__file__).parent / "e2e"))
 from command_line import start, succeed
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
-    path = tmp_path_factory.mktemp("store") / "a.zarr"
-    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=4))
-    return open_store(path)
-
-
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_student(run / "best.pt").state_dict()
 

@@ -19,9 +19,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numcodecs import Blosc
 
+from tiekd_cache import machine_code
 from tiekd_cache.errors import RangeError
+from tiekd_cache.machine_code import compile_kept
 from tiekd_cache.store import chunks
-from tiekd_cache.store import kernels as kernels_module
 from tiekd_cache.store.chunks import decode_chunk, encode_chunk, with_crc
 from tiekd_cache.store.codec import MISSING_CODE, dequantise, lorenzo_encode, quantise
 from tiekd_cache.store.kernels import CompiledKernels, NumpyKernels, kernels
@@ -31,7 +32,7 @@ pytest.importorskip("numba", reason="numba cannot be imported here")
 
 ROOT = Path(__file__).resolve().parents[1]
 Codes = npt.NDArray[np.uint16]
-COMPILED, NUMPY = CompiledKernels(), NumpyKernels()
+COMPILED, NUMPY = kernels(), NumpyKernels()
 
 # Widths on both sides of the vectors' 16 and 64 lanes.
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 200) | st.sampled_from([15, 16, 17, 63, 64, 65, 80, 128, 144]))
@@ -180,13 +181,12 @@ def test_numba_is_used_where_it_can_be() -> None:
     assert kernels() is kernels()
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_waits_until_no_thread_is_loading() -> None:
     held = threading.Event()
 
     def load_slowly() -> None:
-        with kernels_module._loading:
+        with machine_code._loading:
             held.set()
             time.sleep(0.2)
 
@@ -195,7 +195,7 @@ def test_a_fork_waits_until_no_thread_is_loading() -> None:
     held.wait()
     pid = os.fork()
     if not pid:  # the child must find the lock free: no thread of its own would ever release it
-        os._exit(0 if kernels_module._loading.acquire(blocking=False) else 1)
+        os._exit(0 if machine_code._loading.acquire(blocking=False) else 1)
     assert os.waitpid(pid, 0)[1] == 0
     thread.join()
 
@@ -227,7 +227,6 @@ def read_one(root: Path, before: str = "", **environment: str) -> str:
         cwd=root,
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -239,18 +238,18 @@ def test_without_numba_numpy_does_it() -> None:
 
 
 def test_without_a_folder_to_keep_it_in_it_is_compiled_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tiekd_cache.store import compiled
+    import numba
 
-    real = compiled.numba.njit
+    real = numba.njit
 
     def njit(*signature: Any, cache: bool = False, **options: Any) -> Any:
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return real(*signature, **options)
 
-    monkeypatch.setattr(compiled.numba, "njit", njit)
-    signature = compiled.types.int64(compiled.types.int64)
-    assert compiled.compile_kept(lambda number: number + 1, signature)(41) == 42
+    monkeypatch.setattr(numba, "njit", njit)
+    signature = numba.types.int64(numba.types.int64)
+    assert compile_kept(lambda number: number + 1, signature)(41) == 42
 
 
 def test_a_torn_cache_file_costs_only_time(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import time
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -22,7 +22,7 @@ from tiekd_cache.errors import CheckpointError, ConfigError, ShapeError
 from tiekd_cache.students import STUDENTS, Student, build_student, encoders, load_student, save_student
 from tiekd_cache.students.decoder import DenseDepthDecoder, scale_widths
 from tiekd_cache.students.published import published_names
-from tiekd_cache.students.student_io import FORMAT, read_payload, student_payload, write_payload
+from tiekd_cache.students.student_io import FORMAT, export_student, read_payload, student_payload, write_payload
 from tiekd_cache.timm_compat import timm_module
 
 STEMS = {"mobilenetv2": "mbv2", "resnet18": "r18", "resnet50": "r50"}
@@ -307,15 +307,16 @@ def test_wrong_calls_are_refused() -> None:
 
 def test_pretrained_without_network_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: object, **__: object) -> None:
+        asked.append("once")
         raise urllib.error.URLError(OSError(errno.ENETUNREACH, "Network is unreachable"))
 
+    asked: list[str] = []
     monkeypatch.setattr(encoders, "_cached_weights", lambda hub_id: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    begun = time.monotonic()
     with pytest.raises(CheckpointError, match=r"resnet18.*Network is unreachable.*--no-pretrained") as caught:
         build_student("resnet18", bins=FEW_BINS)
-    assert time.monotonic() - begun < 5
+    assert asked == ["once"]  # the hub's own client, which would ask for half a minute, does not come to it
     assert "\n" not in str(caught.value)
 
 
@@ -379,19 +380,21 @@ def test_a_training_checkpoint_is_a_students_file_too(tmp_path: Path) -> None:
     assert read_payload(path)["step"] == 1
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "student.pt"
-    save_student(path, small(1), {})
-    before = path.read_bytes()
-
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tiekd_cache.students.student_io.os.fsync", full)
-    with pytest.raises(CheckpointError, match=r"student\.pt.*No space left"):
-        save_student(path, small(2), {})
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["student.pt"]
+    source, target = tmp_path / "source.pt", tmp_path / f"student{suffix}"
+    save_student(source, small(1), {})
+    export_student(source, target)
+    before = target.read_bytes()
+    save_student(source, small(2), {})
+    monkeypatch.setattr(os, "fsync", full)  # a file that is not synced may be empty after a loss of power
+    with pytest.raises(CheckpointError, match=rf"student{suffix}.*No space left"):
+        export_student(source, target)
+    assert target.read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir()} == {source.name, target.name}
 
 
 def test_writing_where_there_is_no_folder(tmp_path: Path) -> None:

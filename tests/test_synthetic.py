@@ -68,7 +68,7 @@ def test_level_road_has_the_depth_of_the_closed_form() -> None:
     np.testing.assert_allclose(hits.depth[rows], np.repeat(expected[:, None], SMALL[1], 1), rtol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pitch=st.floats(-0.1, 0.1), yaw=st.floats(-0.3, 0.3), roll=st.floats(-0.1, 0.1), x=st.floats(-3, 3))
 def test_every_pixel_lies_on_the_surface_it_sees(pitch: float, yaw: float, roll: float, x: float) -> None:
     camera = camera_at(x, pitch, yaw, roll)
@@ -92,7 +92,7 @@ def test_every_pixel_lies_on_the_surface_it_sees(pitch: float, yaw: float, roll:
     assert (hits.depth[hits.body != SKY] > 0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     centre=st.tuples(st.floats(-8, 8), st.floats(-4, 0), st.floats(-6, 25)),
     size=st.tuples(st.floats(0.1, 4), st.floats(0.1, 4), st.floats(0.1, 20)),

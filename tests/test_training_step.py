@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import FormulaTeacher, MemoryFrames
+from fakes import MemoryFrames
 from test_distill import train, with_train
 
 from tiekd_cache import config as c
@@ -18,22 +18,14 @@ from tiekd_cache.data.transforms import Augmentation
 from tiekd_cache.dataset import Sample
 from tiekd_cache.distill_config import DistillConfig, TrainConfig
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.ranks import Ranks
 from tiekd_cache.run_folder import RunFolder
-from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.store import ResponseStore
 from tiekd_cache.students import load_student
 from tiekd_cache.training_parts import TrainingParts, build_parts
 from tiekd_cache.training_step import NotFiniteError, training_step
 
 TENSORS = ("image", "teacher_depth", "gt_depth", "valid_mask")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
-    path = tmp_path_factory.mktemp("store") / "a.zarr"
-    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=4))
-    return open_store(path)
 
 
 def parts_of(store: ResponseStore, **changes: Any) -> TrainingParts:
@@ -81,9 +73,9 @@ def test_bf16_is_near_float32_and_keeps_weights_and_losses_in_float32(store: Res
 
 def test_channels_last_changes_the_layout_and_only_rounding(store: ResponseStore) -> None:
     plain, other = parts_of(store), parts_of(store, channels_last=True)
-    weights = other.student.encoder.conv1.weight
+    weights = other.student.encoder.conv_stem.weight
     assert weights.is_contiguous(memory_format=torch.channels_last)
-    assert plain.student.encoder.conv1.weight.is_contiguous()
+    assert plain.student.encoder.conv_stem.weight.is_contiguous()
     samples = [plain.dataset[0, i] for i in range(4)]
     assert step_of(other, samples)["loss"] == pytest.approx(step_of(plain, samples)["loss"], rel=1e-4)
 

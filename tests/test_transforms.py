@@ -50,7 +50,7 @@ def situations(draw: st.DrawFn) -> tuple[TrainTransform, int, int, int]:
     return transform, height, width, draw(st.integers(0, 2**32 - 1))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(situations())
 def test_all_three_move_alike(situation: tuple[TrainTransform, int, int, int]) -> None:
     transform, height, width, seed = situation
@@ -75,7 +75,7 @@ def test_all_three_move_alike(situation: tuple[TrainTransform, int, int, int]) -
         np.testing.assert_array_equal(moved[..., 1], rows)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(situations())
 def test_rows_above_the_row_cut_never_reach_the_losses(situation: tuple[TrainTransform, int, int, int]) -> None:
     transform, height, width, seed = situation

@@ -12,26 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import FormulaTeacher, MemoryFrames
+from fakes import MemoryFrames
 from test_distill import StopAfter, losses, with_train
 
 from tiekd_cache import training_loop
 from tiekd_cache.distill import DistillReport, InterruptedRunError
 from tiekd_cache.errors import CheckpointError, ConfigError
-from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.progress import no_progress_bar
 from tiekd_cache.run_folder import RunFolder
 from tiekd_cache.stages import run_distill
-from tiekd_cache.store import ResponseStore, open_store
+from tiekd_cache.store import ResponseStore
 from tiekd_cache.students import export_student, load_student
 from tiekd_cache.validation import is_better, validate, validation_frames
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
-    path = tmp_path_factory.mktemp("store") / "a.zarr"
-    precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=4))
-    return open_store(path)
 
 
 def run(

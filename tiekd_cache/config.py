@@ -113,13 +113,20 @@ def apply_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> None:
 def check_unchanged(config: Any, mapping: Mapping[str, Any], owner: str) -> None:
     """Raise ConfigError where the mapping gives a setting another value than the `owner`'s dataclass has."""
     asked = from_mapping(type(config), _merged(to_mapping(config), mapping))
-    for name in leaf_names(type(config)):
-        was, now = _at(config, name), _at(asked, name)
-        if was != now:
-            raise ConfigError(
-                f"{name} = {now} is asked for, but {owner} has {was} and goes on with its own settings: leave that "
-                "out, or start a new run."
-            )
+    if changes := differences(config, asked):
+        raise ConfigError(
+            f"{owner} goes on with its own settings, but others are asked for: {'; '.join(changes)}. Leave them out, "
+            "or start a new run."
+        )
+
+
+def differences(config: Any, other: Any) -> list[str]:
+    """The settings in which another instance of the same dataclass differs: `loss.sigma (0.8, now 0.5)`."""
+    return [
+        f"{name} ({_at(config, name)}, now {_at(other, name)})"
+        for name in leaf_names(type(config))
+        if _at(config, name) != _at(other, name)
+    ]
 
 
 def _merged(own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def distill(
 
     Args:
         source: the frames to train on; each store must hold a response to each.
-        resume: go on from the run folder's last checkpoint; settings are then the run's own.
+        resume: go on from the run folder's last checkpoint; settings are then the run's own. Without it, too, a
+            finished run with the same settings is left as it is.
         other_store: resume with another store or other frames than the run was trained from; `run.json` records it.
         validation: frames with ground truth to validate on now and then; None = no validation.
         ranks: the processes of the run; None = this one alone.
@@ -86,12 +87,13 @@ def distill(
     """
     started = time.monotonic()
     ranks = Ranks(device=device) if ranks is None else ranks
-    resume = resume and RunFolder(run_path).last_checkpoint.exists()
-    folder = RunFolder.open(run_path) if resume else RunFolder.unused(run_path)
+    folder, resume = _open_folder(run_path, config, resume)
     record = _run_record(source, stores)
     if resume:
         config = folder.config()
         _check_same_answers(folder, record, other_store)
+        if folder.is_finished():
+            note(f"Run: {run_path} is finished already, nothing was left to do")
     parts = build_parts(config, source, stores, device, initial_weights=not resume, ranks=ranks)
     done = load_checkpoint(folder.last_checkpoint, parts) if resume else 0
     ranks.gather(done)  # no process may find what the first one writes now
@@ -118,7 +120,7 @@ def distill(
     finally:
         if scalars is not None:
             scalars.close()
-    if ranks.first:
+    if ranks.first and not folder.is_finished():
         if loop.best is None:
             loop.keep_best()
         folder.update_run(finished=True)
@@ -133,6 +135,14 @@ def distill(
         seconds=time.monotonic() - started,
         best=loop.best,
     )
+
+
+def _open_folder(run_path: Path, config: DistillConfig, resume: bool) -> tuple[RunFolder, bool]:
+    """The run's folder, and whether to go on from its checkpoint: as was asked, or because nothing is left to do."""
+    folder = RunFolder(run_path)
+    if folder.last_checkpoint.exists() and (resume or (folder.is_finished() and folder.config() == config)):
+        return RunFolder.open(run_path), True
+    return RunFolder.unused(run_path), False
 
 
 def _loader(config: DistillConfig, parts: TrainingParts, ranks: Ranks, done: int) -> Iterable[Batch]:

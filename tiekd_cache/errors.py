@@ -1,10 +1,12 @@
 """The errors that a user can cause, each one line: what is wrong, where, the rule, what to do.
 
-The command line prints them without a traceback and exits with 1; library users catch `TiekdError`
+The command line prints them without a traceback and exits with their `exit_code`; library users catch `TiekdError`
 or a narrower class. Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from tiekd_cache.foreign import printable
 
@@ -14,6 +16,8 @@ LONGEST_MESSAGE = 4000
 
 class TiekdError(Exception):
     """Base of every error that a user can mend. As text it is one line, whatever somebody's file put into it."""
+
+    exit_code: ClassVar[int] = 1
 
     def __str__(self) -> str:
         return one_line(Exception.__str__(self))  # KeyError's, in a class that is one too, would add quotes
@@ -40,6 +44,10 @@ class MissingFilesError(DataError):
 
 class StoreError(TiekdError):
     """A store is absent, incomplete, damaged, of another format or made by something else."""
+
+
+class TrustError(StoreError):
+    """A store is not signed, not by somebody who is trusted, or holds more than was signed."""
 
 
 class FrameNotFoundError(StoreError, KeyError):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiekd_cache.data.frame import DepthMap
+from tiekd_cache.errors import StoreError
 from tiekd_cache.statistics import ShardStatistics, write_statistics
 from tiekd_cache.store import StoreWriter
 
@@ -92,7 +93,8 @@ def fill_store(
 class _Filling(contextlib.AbstractContextManager["_Filling"]):
     """One pass over shards that are to be made. Leaving it, every claim is released and the thread has ended.
 
-    An error lets the answered shards be written; Ctrl-C, only the one that is being written.
+    An error lets the answered shards be written, unless writing is what failed; Ctrl-C, only the one that is being
+    written.
     """
 
     def __init__(self, writer: StoreWriter, look: Look) -> None:
@@ -101,6 +103,7 @@ class _Filling(contextlib.AbstractContextManager["_Filling"]):
         self._held: dict[int, Claim] = {}
         self._writing: deque[Future[None]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write shard")
+        self._refused = False
 
     def run(self, answer: Answer, shards: Collection[int], advance: Callable[[int], object]) -> int:
         """Makes those of the shards that nobody else makes; returns how many frames they have."""
@@ -130,11 +133,17 @@ class _Filling(contextlib.AbstractContextManager["_Filling"]):
                 self.busy += not self._writer.is_done(shard)
 
     def _write(self, claim: Claim, pieces: Sequence[DepthMap]) -> None:
+        if self._refused:
+            return  # a server that does not answer takes a minute to say so: once is enough
         depth = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         statistics = self._look(claim.shard, claim.frame_ids, depth)
-        if statistics is not None:
-            write_statistics(self._writer.path, statistics)
-        self._writer.write_shard(claim.shard, depth)
+        try:
+            if statistics is not None:
+                write_statistics(self._writer.path, statistics)
+            self._writer.write_shard(claim.shard, depth)
+        except StoreError:
+            self._refused = True
+            raise
         self._held.pop(claim.shard).held.close()
 
     def _raise_errors(self, all_but: int) -> None:
@@ -161,4 +170,4 @@ def _wait_for_others(writer: StoreWriter, order: Sequence[int], num_missing: int
             with writer.claim(shard) as free:
                 if free:
                     return
-        time.sleep(0.5)
+        time.sleep(writer.look_again_s)

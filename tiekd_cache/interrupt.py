@@ -6,6 +6,9 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+INTERRUPTED = 130
+"""What a process ends with that was asked to stop: 128 + SIGINT, as shells count."""
+
 
 class StopRequest:
     """While entered, the first SIGINT or SIGTERM only sets `requested`; the second one interrupts at once.

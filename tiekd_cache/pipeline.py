@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiekd_cache.config import to_mapping
+from tiekd_cache.config import differences
 from tiekd_cache.data.frame import DataSet
 from tiekd_cache.data.kitti import KittiFrames
 from tiekd_cache.data.nyu import open_nyu
@@ -42,7 +42,7 @@ class PipelineReport:
         rows: (who, its evaluation): the trained student last.
     """
 
-    store: Path
+    store: str | Path
     run: Path
     rows: tuple[tuple[str, Evaluation], ...]
 
@@ -135,9 +135,10 @@ def _distill_or_skip(
 ) -> None:
     folder = RunFolder(run_path)
     started = folder.last_checkpoint.exists()
-    if started and to_mapping(folder.config()) != to_mapping(recipe.distill):
+    changes = differences(folder.config(), recipe.distill) if started else []
+    if changes:
         raise ConfigError(
-            f"{run_path} holds a run with other settings (see its config.toml). Remove it, or set another `out`."
+            f"{run_path} holds a run with other settings: {'; '.join(changes)}. Remove it, or set another `out`."
         )
     if started and folder.is_finished():
         note(f"Run: {run_path} is finished already")

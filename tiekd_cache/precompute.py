@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,9 +32,11 @@ from tiekd_cache.image_filling import fill_images
 from tiekd_cache.launch import Launch, ShardRange
 from tiekd_cache.precompute_config import PrecomputeConfig
 from tiekd_cache.progress import ProgressFactory, progress_bar
+from tiekd_cache.sharing.bucket_writer import open_writer_at
 from tiekd_cache.speed import check_precision, compile_networks, lay_out, precision_difference
 from tiekd_cache.statistics import ShardStatistics, read_statistics, shard_statistics
-from tiekd_cache.store import ImageWriter, StoreSchema, StoreWriter
+from tiekd_cache.store import StoreSchema, StoreWriter
+from tiekd_cache.store.object_path import StorePlace
 from tiekd_cache.teachers import Teacher
 
 __all__ = [
@@ -65,7 +66,7 @@ class PrecomputeReport:
         warning: one line where the responses disagree with ground truth as a wrong unit would.
     """
 
-    store: Path
+    store: StorePlace
     frames: int
     store_frames: int
     made: int
@@ -82,7 +83,7 @@ class PrecomputeReport:
 def precompute(
     teacher: Teacher,
     source: FrameSource,
-    store_path: Path,
+    store_path: StorePlace,
     config: PrecomputeConfig,
     *,
     shards: ShardRange | None = None,
@@ -100,14 +101,14 @@ def precompute(
         note: takes sentences for the user (what was skipped, what is waited for).
         check: sees the store's attributes before anything is written, and may raise.
     Raises:
-        ConfigError: a setting is unknown, or `shards` lie beyond the store; or `compile` fails.
+        ConfigError: a setting is unknown, `shards` lie beyond the store, or it can only be read; or `compile` fails.
         DeviceError: the device does not compute in the precision.
         RangeError: the teacher said NaN, an infinite, a negative or an out-of-range depth; names the frame.
         StoreError: the store belongs to other settings, or cannot be written.
         DataError: a frame cannot be read, or the teacher can answer none.
     """
     started = time.monotonic()
-    writer = open_writer(teacher, source, store_path, config, check)
+    writer = open_writer(teacher, source, store_path, config, check, note)
     if writer.shard_frames != config.shard_frames:
         note(f"The store has shards of {writer.shard_frames} frames, as it was begun, not of {config.shard_frames}.")
     chosen = range(writer.num_shards) if shards is None else shards.of(writer.num_shards)
@@ -134,9 +135,10 @@ def precompute(
 def open_writer(
     teacher: Teacher,
     source: FrameSource,
-    store_path: Path,
+    store_path: StorePlace,
     config: PrecomputeConfig,
     check: Callable[[StoreSchema], None] = lambda schema: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> StoreWriter:
     """The writer of the store that these settings make; begins the store where it is not there yet.
 
@@ -150,7 +152,7 @@ def open_writer(
     lay_out(teacher, config.channels_last, config.precision)
     schema = build_schema(teacher, source, answerable, skipped, config)
     check(schema)
-    return StoreWriter.open(store_path, schema, answerable, shard_frames=config.shard_frames)
+    return open_writer_at(store_path, schema, answerable, shard_frames=config.shard_frames, note=note)
 
 
 def make_shard(writer: StoreWriter, teacher: Teacher, source: FrameSource, config: PrecomputeConfig, shard: int) -> int:
@@ -190,7 +192,7 @@ def make_shards(
     """
     rules = config.rules(teacher, source)
     if config.with_images:
-        fill_images(ImageWriter.open(writer.path), source, shards, workers=rules.workers, note=note)
+        fill_images(writer.images(), source, shards, workers=rules.workers, note=note)
 
     def answer(claims: Iterator[Claim]) -> Pieces:
         asked: deque[Claim] = deque()

@@ -63,7 +63,7 @@ class TeacherSection:
     Attributes:
         name: e.g. `bts`.
         weights: checkpoint or `random:SEED`; None = found under checkpoints/.
-        store: where its responses go; None = OUT/TEACHER.zarr.
+        store: folder or bucket (s3://, gs://, az://) that its responses go to; None = OUT/TEACHER.zarr.
         trained_on: `kitti` or `nyu`: the data set whose depth range the weights were trained for.
         align: `gt` fits a relative model to each frame's LiDAR depth; None for metric teachers.
         further_stores: stores of other teachers, made before, that the student learns from as well.
@@ -119,10 +119,10 @@ class Recipe:
         return [self.store_path, *map(store_place, self.teacher.further_stores)]
 
     @property
-    def store_path(self) -> Path:
-        """Folder of the teacher's responses."""
+    def store_path(self) -> str | Path:
+        """Where the teacher's responses are: a folder, or a bucket's URL."""
         if self.teacher.store is not None:
-            return Path(self.teacher.store)
+            return store_place(self.teacher.store)
         return default_store_path(self.teacher.name, Path(self.out))
 
 

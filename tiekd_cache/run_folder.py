@@ -24,6 +24,7 @@ from tiekd_cache.config import from_mapping, read_toml, to_toml
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import ConfigError, DataError
 from tiekd_cache.foreign import parse_json, read_file
+from tiekd_cache.whole_file import whole_file
 
 MOST_LINES_BYTES = 1 << 30
 """Of metrics.jsonl: some million steps."""
@@ -190,6 +191,5 @@ def newest_run(root: Path = Path("runs")) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that a kill leaves the old one or the new one, never half of one."""
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    with whole_file(path) as file:
+        file.write(text.encode())

@@ -11,11 +11,12 @@ import torch
 
 from tiekd_cache.data.frame import DataSet, FrameSource
 from tiekd_cache.device import resolve_device
-from tiekd_cache.distill import DistillReport, distill
+from tiekd_cache.distill import DistillReport, InterruptedRunError, distill
 from tiekd_cache.distill_config import DistillConfig, StudentConfig
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.evaluate import predict_depth
 from tiekd_cache.launch import Launch
+from tiekd_cache.openssh import Signers
 from tiekd_cache.pictures import GridRow, loss_curve, picture_grid
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.ranks import together
@@ -41,6 +42,7 @@ def run_distill(
     other_store: bool = False,
     validation: DataSet | None = None,
     given: Mapping[str, Any] | None = None,
+    trust: Signers | None = None,
     progress: ProgressFactory = progress_bar,
     note: Callable[[str], None] = lambda text: None,
 ) -> DistillReport:
@@ -56,11 +58,13 @@ def run_distill(
         validation: the test split; None = no validation.
         given: how the caller named the data (`kitti`, `nyu` or `images`, `split`, …), recorded so that they are found
             again; None = by the source's own root.
+        trust: who must have signed the stores.
     Raises:
         ConfigError: a store is of other data, or its range is not within the student's.
+        InterruptedRunError: Ctrl-C after the first checkpoint; a second Ctrl-C leaves the step unfinished.
         TiekdError: as `distill` and `open_stores`.
     """
-    stores = open_stores(store_paths, source, allow_partial=allow_partial)
+    stores = open_stores(store_paths, source, allow_partial=allow_partial, trust=trust)
     for store in stores:
         _check_range(config.student, store, note)
     frames = _choose(source, stores, config.train.limit_frames, note)
@@ -72,23 +76,30 @@ def run_distill(
     if given is None:
         given = {IMAGES_FROM_STORE: True} if isinstance(source, StoreFrames) else {source.name: str(source.root)}
     origin = {"data": str(source.root), "source": dict(given)}
-    with together(launch, chosen) as ranks:
-        report = distill(
-            config,
-            frames,
-            stores,
-            ranks.gather(path)[0],
-            device=chosen,
-            resume=resume,
-            other_store=other_store,
-            validation=validated,
-            ranks=ranks,
-            origin=origin,
-            progress=progress,
-            note=note,
-        )
-    if launch.rank == 0:
-        draw_pictures(report.run, frames, stores[0], chosen)
+    try:
+        with together(launch, chosen) as ranks:
+            report = distill(
+                config,
+                frames,
+                stores,
+                ranks.gather(path)[0],
+                device=chosen,
+                resume=resume,
+                other_store=other_store,
+                validation=validated,
+                ranks=ranks,
+                origin=origin,
+                progress=progress,
+                note=note,
+            )
+        if launch.rank == 0:
+            draw_pictures(report.run, frames, stores[0], chosen)
+    except KeyboardInterrupt:
+        if not RunFolder(path).last_checkpoint.exists():
+            raise
+        raise InterruptedRunError(
+            f"Interrupted. The last checkpoint is kept: go on with `tiekd-cache distill --resume --run {path}`."
+        ) from None
     return report
 
 
@@ -146,7 +157,7 @@ def _check_range(student: StudentConfig, store: ResponseStore, note: Callable[[s
 
 def _nearest(store: ResponseStore) -> float:
     """The nearest depth that the store's statistics have seen, metres; of its whole range where they are not whole."""
-    statistics = read_statistics(store.info.path)
+    statistics = read_statistics(store.info.path, store.signed)
     seen = [shard.nearest for shard in statistics.shards if shard.nearest > 0]
     return min(seen) if seen and not statistics.notes else store.schema.min_depth
 

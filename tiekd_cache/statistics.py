@@ -22,13 +22,14 @@ from tiekd_cache.agreement import UNIT_FACTOR, FrameAgreement, frame_agreement, 
 from tiekd_cache.data.frame import DepthMap, FrameSource
 from tiekd_cache.errors import DataError
 from tiekd_cache.foreign import parse_json
-from tiekd_cache.store.catalogue import Catalogue, open_catalogue, read_optional
-from tiekd_cache.store.chunks import Damage
+from tiekd_cache.store.catalogue import Catalogue, damaged, open_catalogue
+from tiekd_cache.store.chunks import Damage, NotAsSigned
 from tiekd_cache.store.durable import clear_errors, make_folders, write_file
 from tiekd_cache.store.layout import statistics_file
-from tiekd_cache.store.object_path import is_network, side_by_side, store_path
+from tiekd_cache.store.object_path import StorePlace, as_object, is_network, objects_of, side_by_side, store_path
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema, canonical_json, sha256_of
+from tiekd_cache.store.signature import Trust, signed_by
 
 EDGES_M = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 150.0)
 """Lower edges of the histogram's bins, metres; the last bin has no upper edge."""
@@ -233,21 +234,28 @@ def write_statistics(store: Path, statistics: ShardStatistics) -> None:
     """Keep a shard's statistics; called before the shard is written, so that no finished shard lacks them.
 
     Raises:
-        StoreError: the disk is full or refuses.
+        StoreError: the disk is full or refuses, or the bucket cannot be written.
     """
     file = statistics_file(store, statistics.shard)
+    objects = objects_of(store)
+    if objects is not None:
+        objects.put(as_object(file).key, statistics.to_bytes(), if_absent=True)  # never those of a finished shard
+        return
     with clear_errors(file):
         make_folders(file.parent, store)
     write_file(file, statistics.to_bytes())
 
 
-def read_statistics(store: str | Path) -> StoreStatistics:
+def read_statistics(store: StorePlace, trust: Trust | None = None) -> StoreStatistics:
     """The statistics of a store's finished shards.
 
+    Args:
+        trust: who must have signed it, or what they have.
     Raises:
-        StoreError: there is no store, or its metadata are damaged.
+        StoreError: there is no store, its metadata are damaged, or something of it is not as signed.
     """
-    catalogue = open_catalogue(store_path(store))
+    place = store_path(store)
+    catalogue = open_catalogue(place, signed_by(place, trust))
     shards = sorted(catalogue.done)
     read = partial(_read_one, catalogue)
     results = side_by_side(read, shards) if is_network(catalogue.path) else list(map(read, shards))
@@ -262,12 +270,14 @@ def _read_one(catalogue: Catalogue, shard: int) -> ShardStatistics | str | None:
     """The statistics of a shard; None where there are none, the reason where they do not count."""
     file = statistics_file(catalogue.path, shard)
     try:
-        data = read_optional(file, catalogue.path)
+        data = catalogue.read_optional(file)
         if data is None:
             return None
         statistics = ShardStatistics.from_bytes(data)
         if (statistics.fingerprint, statistics.shard) != (catalogue.schema.fingerprint, shard):
             raise ValueError("belongs to another store or shard")
         return statistics
+    except NotAsSigned as reason:
+        raise damaged(catalogue.path, file, reason) from reason
     except (Damage, ValueError) as error:
         return f"statistics {file} are not counted: {error}"

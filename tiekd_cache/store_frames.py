@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tiekd_cache.data.frame import DepthMap, Frame
 from tiekd_cache.errors import ConfigError
+from tiekd_cache.openssh import Signers
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.store.object_path import StorePlace
 
@@ -32,14 +33,14 @@ class StoreFrames:
         self._store = store
 
     @classmethod
-    def open(cls, path: StorePlace, *, allow_partial: bool = False) -> StoreFrames:
-        """The frames of the store at a path or URL.
+    def open(cls, path: StorePlace, *, allow_partial: bool = False, trust: Signers | None = None) -> StoreFrames:
+        """The frames of the store at a path or URL; `trust`: who must have signed it.
 
         Raises:
             StoreError: as `open_store`.
             ConfigError: it has no images, or not all of them yet (nor is `allow_partial` given).
         """
-        store = open_store(path, allow_partial=allow_partial)
+        store = open_store(path, allow_partial=allow_partial, trust=trust)
         there = [frame_id for frame_id in store if store.has_image(frame_id)]
         missing = len(store) - len(there)
         if not there or (missing and not allow_partial):

@@ -14,11 +14,14 @@ from typing import Any
 
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.foreign import parse_json, shown
-from tiekd_cache.store.catalogue import is_store, layout_of
+from tiekd_cache.openssh import Signers
+from tiekd_cache.store.catalogue import is_store, layout_of, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.layout import Layout
+from tiekd_cache.store.object_path import store_path
 from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, is_remote, open_objects
 from tiekd_cache.store.schema import FORMAT, StoreSchema
+from tiekd_cache.store.signature import require_signed
 
 UNREADABLE = (Damage, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 """What reading raises where someone made a store by other means: one such must not hide the others."""
@@ -127,6 +130,18 @@ def list_stores(place: str | Path) -> list[ListedStore]:
     if not (found and found[0] is not None and found[0].name == "."):
         found += [_zipped(file, around) for file in sorted(objects.folder.glob("[!.]*.zip")) if file.is_file()]
     return sorted((store for store in found if store is not None), key=lambda store: store.name)
+
+
+def signer_of(place: str | Path, trust: Signers) -> str:
+    """The name of who signed a store, which must be one of these; its metadata are compared with what they signed.
+
+    Raises:
+        StoreError: it is not signed by any of them, has shards that are not, or metadata that were changed.
+    """
+    path = store_path(place)
+    signed = require_signed(path, trust)
+    open_catalogue(path, signed)
+    return signed.signer
 
 
 def is_catalogue(place: str | Path) -> bool:

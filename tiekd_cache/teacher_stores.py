@@ -9,21 +9,24 @@ from typing import Any
 
 from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.errors import ConfigError, StoreError
+from tiekd_cache.openssh import Signers
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.store.object_path import StorePlace
 from tiekd_cache.store.objects import store_place
 
 
 def open_stores(
-    paths: Sequence[StorePlace], source: FrameSource, *, allow_partial: bool = False
+    paths: Sequence[StorePlace], source: FrameSource, *, allow_partial: bool = False, trust: Signers | None = None
 ) -> list[ResponseStore]:
     """The stores at these paths, in this order; all answer images like those of `source`.
 
+    Args:
+        trust: who must have signed each of them.
     Raises:
         ConfigError: a store was made from another data set or from images of another size, or two hold the same.
         StoreError: as `open_store`.
     """
-    stores = [open_store(path, allow_partial=allow_partial) for path in paths]
+    stores = [open_store(path, allow_partial=allow_partial, trust=trust) for path in paths]
     for store in stores:
         made_from, size = store.schema.dataset["name"], store.schema.image_size
         if made_from != source.name:
@@ -82,12 +85,16 @@ def _answered(source_ids: Sequence[str], store: ResponseStore, *, alone: bool) -
 
 
 def stores_record(stores: Sequence[ResponseStore]) -> dict[str, Any]:
-    """What `run.json` says of the stores: the first as `store`, `fingerprint`, `teacher`, all of them in `stores`."""
+    """What `run.json` says of the stores: the first as `store`, `fingerprint`, `teacher`, all of them in `stores`.
+
+    Where a signature was asked for, `signed` says whose it is.
+    """
     entries = [
         {
             "store": str(store.info.path),
             "fingerprint": store.schema.fingerprint,
             "teacher": dict(store.schema.teacher),
+            **({} if store.signed is None else {"signed": store.signed.to_json()}),
         }
         for store in stores
     ]

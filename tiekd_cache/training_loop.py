@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from tiekd_cache.checkpoint import save_checkpoint
 from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.dataset import Batch
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import SharedError
-from tiekd_cache.interrupt import StopRequest
+from tiekd_cache.interrupt import INTERRUPTED, StopRequest
 from tiekd_cache.progress import ProgressFactory, beside_bars, progress_bar
 from tiekd_cache.ranks import Ranks
 from tiekd_cache.run_folder import RunFolder
@@ -26,6 +26,8 @@ from tiekd_cache.validation import is_better, validate
 
 class InterruptedRunError(SharedError):
     """Ctrl-C stopped a run; what it had learned is saved."""
+
+    exit_code: ClassVar[int] = INTERRUPTED
 
 
 @dataclass

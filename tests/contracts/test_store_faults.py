@@ -33,8 +33,9 @@ from store_helpers import (
 
 from tiekd_cache.errors import StoreError
 from tiekd_cache.store import StoreSchema, StoreWriter, open_store, verify_store
-from tiekd_cache.store.durable import ABANDONED_AFTER_S, partial_path, write_file
+from tiekd_cache.store.durable import write_file
 from tiekd_cache.store.layout import same_format
+from tiekd_cache.whole_file import ABANDONED_AFTER_S, partial_path
 
 FRAMES = frame_list(10)
 

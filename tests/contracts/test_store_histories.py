@@ -121,5 +121,5 @@ class StoreHistory(RuleBasedStateMachine):
                 assert np.abs(read - DEPTH[i]).max() <= HALF_STEP
 
 
-StoreHistory.TestCase.settings = settings(max_examples=12, stateful_step_count=14, deadline=None)
+StoreHistory.TestCase.settings = settings(max_examples=12, stateful_step_count=14)
 test_any_history = StoreHistory.TestCase

@@ -22,7 +22,7 @@ from tiekd_cache.image_filling import fill_images
 from tiekd_cache.precompute import PrecomputeConfig, make_shard, open_writer, precompute
 from tiekd_cache.store import ImageWriter, ResponseStore, open_store, verify_store
 from tiekd_cache.store.images import decode_image, encode_image, images_summary
-from tiekd_cache.store.kernels import CompiledKernels, NumpyKernels
+from tiekd_cache.store.kernels import NumpyKernels, kernels
 
 COUNT = 6
 CONFIG = PrecomputeConfig(shard_frames=2, batch_size=2, with_images=True)
@@ -107,7 +107,7 @@ def test_any_image_survives_the_coding_by_either_loop(shape: tuple[int, int]) ->
     np.testing.assert_array_equal(decode_image(chunk, shape), image)
     planes = np.ascontiguousarray(image.transpose(2, 0, 1))
     differences = np.diff(planes, axis=2, prepend=np.zeros((3, shape[0], 1), np.uint8))
-    for loops in (NumpyKernels(), CompiledKernels()):
+    for loops in (NumpyKernels(), kernels()):
         summed = np.empty_like(image)
         loops.image(differences, summed)
         np.testing.assert_array_equal(summed, image)

@@ -88,7 +88,7 @@ def test_two_processes_write_each_shard_once(path: Path, tmp_path: Path) -> None
     assert [helper.returncode for helper in helpers] == [0, 0]
     first, second = (json.loads(text) for text in printed)
     assert sorted(first + second) == list(range(20)), "none lost, none twice"
-    assert first, "both must have worked, or nothing was tested"
+    assert first
     assert second
     report = verify_store(path)
     assert (report.problems, report.notes, report.frames_checked) == ((), (), 40)

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,15 @@ def start(arguments: list[str], cwd: Path, **env: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Return when the condition holds; an assertion where the process ended before, or it takes minutes."""
+    last = time.monotonic() + 150
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < last, "the process does not come so far"
+        time.sleep(0.005)
 
 
 def tiekd(*arguments: object, cwd: Path, **env: str) -> Outcome:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from command_line import environment, fail, start, succeed, tiekd
+import torch
+from command_line import environment, fail, start, succeed, tiekd, wait_until
 from kitti_helpers import depth_path, image_path
+from servers import HOST, free_port
 
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
 from tiekd_cache.store import open_store
+from tiekd_cache.store.catalogue import open_catalogue
+from tiekd_cache.store.claims import claim_shard
+from tiekd_cache.training_step import training_step
 
 LAYOUT = "raw + depth"
 SMALL = [
     "--no-pretrained", "--batch-size", "2", "--crop", "64x96", "--decoder-width", "0.125", "--workers", "0", "--set",
     "student.num_bins=33", "--sigma", "2.5", "--set", "train.picture_frames=1",
 ]  # fmt: skip
+TINY = [*SMALL, "--student", "timm:lcnet_035", "--validate-frames", "0", "--set", "train.picture_frames=0"]
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +99,10 @@ def test_two_stores_are_named_mixed_weighted_and_found_again(home: Path) -> None
     resumed = succeed("distill", "--resume", "--run", "mixed", "--steps", "1", *SMALL, "--json", cwd=home)
     assert resumed.json["steps"] == 1
     for options, words in (
-        (["--student", "resnet50"], "student.name = resnet50 is asked for, but the run mixed has resnet18"),
-        (["--set", "optimiser.lr=0.5"], "optimiser.lr = 0.5"),
-        (["--store-weight", "1", "--store-weight", "1"], "teachers.weights = (1.0, 1.0)"),
-        (["--term", "gt_si=1"], "loss.terms = {'gt_si': 1.0}"),
+        (["--student", "resnet50"], "The run mixed goes on with its own settings"),
+        (["--student", "resnet50", "--lr", "0.5"], "student.name (resnet18, now resnet50); optimiser.lr (0.001, now"),
+        (["--store-weight", "1", "--store-weight", "1"], "teachers.weights ((1.0, 3.0), now (1.0, 1.0))"),
+        (["--term", "gt_si=1"], "loss.terms ({}, now {'gt_si': 1.0})"),
     ):
         assert words in fail("distill", "--resume", "--run", "mixed", *options, cwd=home)
     assert "1 teachers.weights for 2 stores" in fail("distill", *both, "--store-weight", "1", *SMALL, cwd=home)
@@ -125,41 +132,99 @@ def test_the_same_seed_gives_the_same_losses(home: Path) -> None:
     assert len(runs[0]) == 3
 
 
-@pytest.mark.slow
-def test_ctrl_c_in_training_keeps_the_step_and_resume_goes_on(home: Path) -> None:
-    command = ["distill", "--steps", "15", *SMALL, "--run", "stopped"]
-    process = start(command, home)
-    metrics = home / "stopped" / "metrics.jsonl"
-    deadline = time.monotonic() + 90
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 2) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "which is saved" in err
-    assert "Traceback" not in err
-    resumed = succeed("distill", "--resume", "--run", "stopped", "--json", cwd=home)
-    assert resumed.json["steps"] == 15
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == list(range(1, 16))
+def interrupt_at(step: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, so many times, in a step of the training that comes."""
+
+    def interrupted(parts: Any, samples: Any, number: int, *rest: Any) -> Any:
+        for _ in range(times if number == step else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+        return training_step(parts, samples, number, *rest)
+
+    monkeypatch.setattr("tiekd_cache.training_loop.training_step", interrupted)
 
 
-def test_ctrl_c_and_sigkill_in_stage_one_keep_finished_shards(home: Path, tmp_path: Path) -> None:
-    command = ["precompute", "--teacher", "lidar", "--store", str(tmp_path / "a.zarr"), "--shard-frames", "1"]
-    for number in (signal.SIGINT, signal.SIGKILL):
-        process = start(command, home)
-        done = tmp_path / "a.zarr" / "done"
-        before = len(list(done.glob("*.json"))) if done.exists() else 0
-        deadline = time.monotonic() + 90
-        while process.poll() is None and time.monotonic() < deadline:
-            if done.exists() and len(list(done.glob("*.json"))) > before:
-                break
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode in ((130, 0) if number == signal.SIGINT else (-9, 0)), err
-        assert "Traceback" not in err, err
+@pytest.mark.parametrize(
+    ("times", "last_step", "said"), [(1, 3, "Stopped after step 3 of 4, which is saved."), (2, 1, "Interrupted.")]
+)
+def test_ctrl_c_in_training_ends_with_130_and_the_command_that_goes_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, last_step: int, said: str
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(2, times, patch)
+        stopped = tiekd("distill", "--steps", "4", "--save-every", "1", *TINY, "--run", run, cwd=home)
+    assert stopped.code == 130
+    last = stopped.err.splitlines()[-1]
+    assert said in last
+    assert torch.load(run / "last.pt", weights_only=True)["step"] == last_step
+    resume = last.partition("`tiekd-cache ")[2].partition("`")[0].split()
+    resumed = succeed(*resume, cwd=home)
+    assert "Going on with" in resumed.err
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_ctrl_c_before_the_first_checkpoint_starts_anew(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["distill", "--steps", "2", *TINY, "--run", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        interrupt_at(1, 2, patch)
+        stopped = tiekd(*command, cwd=home)
+    assert stopped.code == 130
+    assert "the same command" in stopped.err.splitlines()[-1]
     succeed(*command, cwd=home)
+
+
+def test_a_finished_run_says_that_nothing_was_left_to_do(home: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["distill", "--steps", "1", *TINY, "--run", run]
+    assert "finished already" not in succeed(*command, cwd=home).err
+    written = (run / "best.pt").read_bytes()
+    for again in (["distill", "--resume", "--run", run], command):
+        said = succeed(*again, cwd=home).err
+        assert said.count(f"{run} is finished already, nothing was left to do") == 1
+        assert "Going on" not in said
+        assert (run / "best.pt").read_bytes() == written
+    assert "holds a run already" in fail(*command, "--lr", "0.5", cwd=home)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_in_training_keeps_the_step_and_resume_goes_on(home: Path, tmp_path: Path, ranks: int) -> None:
+    run = tmp_path / "stopped"
+    command = ["distill", "--steps", "25", *TINY, "--run", str(run)]
+    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": HOST, "MASTER_PORT": str(free_port())}
+    processes = [start(command, home, **common, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(ranks)]
+    metrics = run / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, processes[0])
+    processes[-1].send_signal(signal.SIGINT)  # one is asked, all stop after the same step
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [130] * ranks, said
+    assert "".join(said).count("which is saved") == 1
+    assert "Traceback" not in "".join(said)
+    resumed = succeed("distill", "--resume", "--run", run, "--json", cwd=home)
+    assert resumed.json["steps"] == 25
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, 26))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow)]
+)
+def test_ctrl_c_and_sigkill_in_stage_one_keep_finished_shards(
+    home: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = ["precompute", "--teacher", "lidar", "--store", str(tmp_path / "a.zarr"), "--shard-frames", "1"]
+    succeed(*command, "--shard-range", "0:1", cwd=home)
+    layout = open_catalogue(tmp_path / "a.zarr").layout
+    with claim_shard(layout, 2):  # so that the process does not end before the signal comes
+        process = start(command, home)
+        wait_until(layout.record_file(1).exists, process)
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert succeed(*command, "--json", cwd=home).json["made_now"] == 1
     a, b = open_store(tmp_path / "a.zarr"), open_store(home / "stores" / "lidar.zarr")
     assert list(a) == list(b)
     assert all(np.array_equal(a[frame_id], b[frame_id]) for frame_id in b)

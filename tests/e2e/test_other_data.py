@@ -15,8 +15,9 @@ from tiekd_cache.store import open_store
 from tiekd_cache.teachers import load_teacher
 
 SMALL = [
-    "--no-pretrained", "--batch-size", "1", "--crop", "64x96", "--decoder-width", "0.125", "--workers", "0", "--steps",
-    "2", "--set", "student.num_bins=33", "--set", "train.picture_frames=1", "--device", "cpu",
+    "--student", "timm:lcnet_035", "--no-pretrained", "--batch-size", "1", "--crop", "64x96", "--decoder-width",
+    "0.125", "--workers", "0", "--steps", "2", "--set", "student.num_bins=33", "--set", "train.picture_frames=1",
+    "--device", "cpu",
 ]  # fmt: skip
 
 
@@ -126,7 +127,7 @@ out = "rooms"
 device = "cpu"
 data = { nyu = "nyu" }
 teacher = { name = "lidar", store = "n.zarr" }
-student = { pretrained = false, decoder_width = 0.125, num_bins = 33, max_depth = 10.0 }
+student = { name = "timm:lcnet_035", pretrained = false, decoder_width = 0.125, num_bins = 33, max_depth = 10.0 }
 loss = { sigma = 0.5 }
 train = { steps = 2, batch_size = 1, crop = [64, 96], workers = 0, picture_frames = 1 }
 """

@@ -17,6 +17,7 @@ from command_line import succeed
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from signing_helpers import write_key  # noqa: E402
 from test_docs import commands_of  # noqa: E402
 
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti  # noqa: E402
@@ -82,8 +83,10 @@ def test_every_command_runs_in_order(home: Path) -> None:
         "verify",
         "run",
     }
+    write_key(home / ".ssh" / "id_ed25519")
     for words in commands:
-        succeed(*words, *CUT_SHORT.get(words[0], []), cwd=home)
+        with_key = {"HOME": str(home)} if any(word.startswith("~/.ssh/") for word in words) else {}
+        succeed(*words, *CUT_SHORT.get(words[0], []), cwd=home, **with_key)
     # the Python example uses what the commands have made
     [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     names: dict[str, object] = {}

@@ -22,6 +22,7 @@ from tiekd_cache.cli.list_stores import list_command
 from tiekd_cache.cli.precompute import precompute
 from tiekd_cache.cli.run import run
 from tiekd_cache.cli.sharing import merge, pull, push
+from tiekd_cache.cli.signing import sign
 from tiekd_cache.cli.store import info, verify
 from tiekd_cache.cli.students import students
 from tiekd_cache.cli.teachers import teachers
@@ -50,6 +51,7 @@ for _command in (
     list_command,
     info,
     verify,
+    sign,
     import_files,
     export_store,
     push,

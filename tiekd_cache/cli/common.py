@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import click
 
 from tiekd_cache.errors import SharedError, TiekdError, one_line
+from tiekd_cache.interrupt import INTERRUPTED
 from tiekd_cache.launch import Launch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class ErrorsInOneLine(click.Group):
-    """A group whose commands end with one line and exit code 1 on an error that the user can mend."""
+    """A group whose commands end with one line and the error's exit code where the user can mend it."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -29,10 +30,10 @@ class ErrorsInOneLine(click.Group):
                 click.echo(f"Error: {error}", err=True)
             elif not isinstance(error, SharedError):
                 click.echo(f"Error (process {rank}): {error}", err=True)
-            sys.exit(1)
+            sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
-            sys.exit(130)
+            note("Interrupted. What was finished is kept; the same command goes on from there.")
+            sys.exit(INTERRUPTED)
         except BrokenPipeError:
             sys.exit(1)
 
@@ -57,6 +58,14 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """A line of a result on stdout, whatever a store's texts in it are."""
     click.echo(one_line(text))
+
+
+def note_each(what: str, lines: Sequence[str], shown: int = 10) -> None:
+    """The first of many sentences that begin alike, and how many more there are."""
+    for line in lines[:shown]:
+        note(f"{what} {line}")
+    if len(lines) > shown:
+        note(f"{what} {len(lines) - shown} more")
 
 
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:
@@ -118,6 +127,17 @@ def device_option(command: Command) -> Command:
     return click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")(command)
 
 
+def shard_frames_option(command: Command) -> Command:
+    """--shard-frames."""
+    return click.option(
+        "--shard-frames",
+        type=click.IntRange(1, 4096),
+        default=64,
+        show_default=True,
+        help="Frames a file of the store.",
+    )(command)
+
+
 def json_option(command: Command) -> Command:
     """--json."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
@@ -136,10 +156,7 @@ def open_kitti(kitti: Path | None, split: str | None, purpose: str, skip_missing
 def note_frames(frames: Any, root: Path) -> Any:
     """The same frames; says on stderr where they are and what was left out."""
     note(f"Data: {root}, {frames.split_note}")
-    for line in frames.skipped[:10]:
-        note(f"Left out: {line}")
-    if len(frames.skipped) > 10:
-        note(f"Left out: {len(frames.skipped) - 10} more")
+    note_each("Left out:", frames.skipped)
     return frames
 
 
@@ -171,6 +188,20 @@ def new_store(text: str) -> Path:
     if is_remote(text):
         raise click.BadParameter("stores are made in folders: name one, and push it to the URL when it is finished.")
     return Path(text)
+
+
+def store_to_write(text: str) -> str | Path:
+    """The type of options that name a store to write: a folder as a Path, a bucket's URL as text.
+
+    Raises click.BadParameter for what can only be read.
+    """
+    from tiekd_cache.store.objects import is_remote
+
+    if text.startswith(("http://", "https://")):
+        raise click.BadParameter("a web server only shows stores: name a folder or a bucket (s3://, gs://, az://).")
+    if text.lower().endswith(".zip") and not Path(text).is_dir():
+        raise click.BadParameter("a zip file can only be read: name a folder or a bucket (s3://, gs://, az://).")
+    return text if is_remote(text) else Path(text)
 
 
 def parse_size(text: str) -> tuple[int, int]:

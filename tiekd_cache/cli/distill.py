@@ -19,6 +19,7 @@ from tiekd_cache.cli.common import (
     parse_size,
     print_result,
 )
+from tiekd_cache.cli.signing import read_signers, trust_option
 from tiekd_cache.cli.source_options import (
     fill_from_run,
     images_were_in_store,
@@ -74,6 +75,7 @@ def _term(text: str) -> tuple[str, float]:
 )
 @_setting("--mix", "teachers.mix", "Several stores: average over them, or sample one a frame.  [default: average]")
 @click.option("--store-weight", "weights", multiple=True, type=float, help="Weight of each --store.  [default: equal]")
+@trust_option
 @cache_options
 @source_options
 @click.option(
@@ -124,6 +126,7 @@ def distill(
     stores: tuple[str | Path, ...],
     teachers: tuple[str, ...],
     weights: tuple[float, ...],
+    trust_file: Path | None,
     images_from_store: bool,
     run_path: Path | None,
     resume: bool,
@@ -138,7 +141,8 @@ def distill(
 ) -> None:
     """Stage two: train a compact student from the cached responses. The teacher is not needed any more.
 
-    Started by torchrun, the processes train one student together, each on a GPU of its own.
+    Started by torchrun, the processes train one student together, each on a GPU of its own. Ctrl-C finishes the step,
+    saves, and ends with exit code 130; --resume goes on from there.
 
     \b
     Examples:
@@ -150,37 +154,39 @@ def distill(
       tiekd-cache distill --store stores/bts.zarr --images-from-store
       tiekd-cache distill --store s3://team/stores/bts.zarr --kitti data/kitti --cache-dir ~/.cache/tiekd
       tiekd-cache distill --store s3://team/stores --teacher bts --kitti data/kitti
+      tiekd-cache distill --store /mnt/team/stores/bts.zarr --trust allowed_signers
       tiekd-cache distill --no-pretrained --steps 40 --batch-size 2 --crop 96x320 --decoder-width 0.25
       tiekd-cache distill --nyu data/nyu --store stores/nyu.zarr --config nyu.toml
       tiekd-cache distill --images 'photos/**/*.jpg' --store stores/photos.zarr --crop 352x704
       tiekd-cache distill --resume --run runs/mine
     """
-    from tiekd_cache.config import apply_overrides, check_unchanged, from_mapping, read_toml
+    from tiekd_cache.config import check_unchanged, from_mapping, read_toml
     from tiekd_cache.distill_config import DistillConfig
     from tiekd_cache.run_folder import RunFolder, newest_run
     from tiekd_cache.stages import run_distill
     from tiekd_cache.teacher_stores import recorded_stores
 
+    trust = read_signers(trust_file)
     if other_store and not resume:
         raise click.UsageError("--other-store goes with --resume: a new run takes any store.")
     mapping = read_toml(config) if config is not None else {}
-    apply_overrides(mapping, overrides)
-    _put_options(mapping, given, terms, weights)
+    _put_options(mapping, overrides, given, terms, weights)
     if resume:
         run_path = run_path if run_path is not None else newest_run()
         run = RunFolder.open(run_path)
         resolved, recorded = run.config(), run.run()
-        check_unchanged(resolved, mapping, f"the run {run_path}")
+        check_unchanged(resolved, mapping, f"The run {run_path}")
         stores = stores or tuple(recorded_stores(recorded))
         images_from_store = images_from_store or images_were_in_store(given, recorded)
         if not images_from_store:
             fill_from_run(given, recorded, same_split=True)
-        note(f"Going on with {run_path}, with its own settings")
+        if not run.is_finished():
+            note(f"Going on with {run_path}, with its own settings")
     else:
         resolved = from_mapping(DistillConfig, mapping)
-    stores = choose_stores(stores, teachers, given, any_data=images_from_store, partial=allow_partial)
-    places = through_cache(given, stores)
-    source, how = open_training_frames(given, places, images_from_store, allow_partial)
+    chosen = choose_stores(stores, teachers, given, any_data=images_from_store, partial=allow_partial)
+    places = through_cache(given, chosen)
+    source, how = open_training_frames(given, places, images_from_store, allow_partial, trust)
     validation = _test_split(source, how) if resolved.train.validate_frames else None
     report = run_distill(
         resolved,
@@ -193,18 +199,23 @@ def distill(
         other_store=other_store,
         validation=validation,
         given=how,
+        trust=trust,
         note=note,
     )
-    if Launch.from_environment().rank == 0:
-        _print_report(report, as_json)
+    _print_report(report, as_json)
 
 
 def _put_options(
-    mapping: dict[str, Any], given: dict[str, Any], terms: tuple[str, ...], weights: tuple[float, ...]
+    mapping: dict[str, Any],
+    overrides: tuple[str, ...],
+    given: dict[str, Any],
+    terms: tuple[str, ...],
+    weights: tuple[float, ...],
 ) -> None:
-    """Put the settings that have options of their own into the mapping; the options win over a file and --set."""
-    from tiekd_cache.config import set_value
+    """Put `--set` into a file's mapping, and the settings that have options of their own, which win over both."""
+    from tiekd_cache.config import apply_overrides, set_value
 
+    apply_overrides(mapping, overrides)
     if terms and given["loss__name"] is not None:
         raise click.UsageError("--loss and --term: the terms alone make the sum, leave out one of the two.")
     pairs = [_term(term) for term in terms]
@@ -237,6 +248,8 @@ def _test_split(source: Any, how: dict[str, Any]) -> Any:
 
 
 def _print_report(report: DistillReport, as_json: bool) -> None:
+    if Launch.from_environment().rank > 0:
+        return
     best = dict(report.best) if report.best is not None else None
     print_result(
         {

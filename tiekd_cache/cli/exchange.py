@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -14,9 +14,11 @@ from tiekd_cache.cli.common import (
     named_store,
     new_store,
     note,
+    note_each,
     only_store,
     open_kitti,
     print_result,
+    shard_frames_option,
 )
 
 
@@ -52,9 +54,7 @@ from tiekd_cache.cli.common import (
 @click.option("--nonfinite-is-missing", is_flag=True, help="NaN and infinity mean `no depth`, as 0 does.")
 @click.option("--trust-scale", is_flag=True, help="Import a unit that the ground truth contradicts.")
 @click.option("--flip-average", is_flag=True, help="Record that the files are averages with the mirrored answer.")
-@click.option(
-    "--shard-frames", type=click.IntRange(1, 4096), default=64, show_default=True, help="Frames a file of the store."
-)
+@shard_frames_option
 @json_option
 def import_files(
     files: Path,
@@ -64,15 +64,8 @@ def import_files(
     split: str | None,
     skip_missing: bool,
     scale: str | None,
-    pattern: str | None,
-    key: str | None,
-    max_depth: float,
-    clip: bool,
-    nonfinite_is_missing: bool,
-    trust_scale: bool,
-    flip_average: bool,
-    shard_frames: int,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Make a store of depth files that you have: 16-bit PNG, npy, npz, TIFF or PFM, or an exported HDF5 file.
 
@@ -88,34 +81,20 @@ def import_files(
     from tiekd_cache.transfer import ImportConfig, Scale, import_folder, import_hdf5
 
     if files.suffix.lower() in (".h5", ".hdf5"):
-        said = {"--teacher": teacher, "--scale": scale, "--pattern": pattern, "--key": key, "--clip": clip}
-        needless = [name for name, value in said.items() if value]
+        said = {"teacher": teacher, "scale": scale, **{name: given[name] for name in ("pattern", "key", "clip")}}
+        needless = ", ".join(f"--{name}" for name, value in said.items() if value)
         if needless:
-            raise click.UsageError(f"{files} says all of itself: leave {', '.join(needless)} out.")
+            raise click.UsageError(f"{files} says all of itself: leave {needless} out.")
         path = store if store is not None else Path("stores") / f"{files.stem}.zarr"
         report = import_hdf5(files, path, note=note)
     else:
         if teacher is None:
             raise click.UsageError("Say whose responses these are with --teacher NAME.")
         path = store if store is not None else default_store_path(teacher)
-        config = ImportConfig(
-            teacher=teacher,
-            scale=None if scale is None else Scale.parse(scale),
-            pattern=pattern,
-            key=key,
-            max_depth=max_depth,
-            clip=clip,
-            nonfinite_is_missing=nonfinite_is_missing,
-            trust_scale=trust_scale,
-            skip_missing=skip_missing,
-            flip_average=flip_average,
-            shard_frames=shard_frames,
-        )
+        counts = None if scale is None else Scale.parse(scale)
+        config = ImportConfig(teacher=teacher, scale=counts, skip_missing=skip_missing, **given)
         report = import_folder(files, open_kitti(kitti, split, "train", skip_missing), path, config, note=note)
-    for frame_id, reason in report.skipped[:10]:
-        note(f"No response to {frame_id}: {reason}")
-    if len(report.skipped) > 10:
-        note(f"No response to {len(report.skipped) - 10} more")
+    note_each("No response to", [f"{frame_id}: {reason}" for frame_id, reason in report.skipped])
     print_result(
         {
             "store": str(report.store),

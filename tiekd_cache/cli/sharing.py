@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiekd_cache.cli.common import Command, json_option, note, print_result
+from tiekd_cache.cli.signing import load_key, read_signers, sign_and_tell, sign_option, trust_option
 
 if TYPE_CHECKING:
     from tiekd_cache.sharing import ShareReport
@@ -27,9 +28,10 @@ def _jobs_option(command: Command) -> Command:
 @click.command()
 @click.argument("store", metavar="STORE")
 @click.argument("target", metavar="FOLDER|URL")
+@sign_option("First sign STORE, a folder, with this ed25519 private key of OpenSSH; see `sign`.")
 @_jobs_option
 @json_option
-def push(store: str, target: str, jobs: int, as_json: bool) -> None:
+def push(store: str, target: str, key_file: Path | None, jobs: int, as_json: bool) -> None:
     """Put a store where others find it: a shared folder, or a bucket (s3://, gs://, az://).
 
     Every shard is checked before it is sent and read back after; what is there is skipped, so the same command goes on
@@ -39,10 +41,13 @@ def push(store: str, target: str, jobs: int, as_json: bool) -> None:
     Examples:
       tiekd-cache push stores/bts.zarr /mnt/team/stores/bts.zarr
       tiekd-cache push stores/bts.zarr s3://team/stores/bts.zarr
+      tiekd-cache push stores/bts.zarr s3://team/stores/bts.zarr --sign ~/.ssh/id_ed25519
     """
     from tiekd_cache.sharing import copy_store
     from tiekd_cache.store.objects import open_objects
 
+    if key_file is not None:
+        sign_and_tell(store, load_key(key_file))
     _show(lambda: copy_store(open_objects(store), open_objects(target), jobs=jobs, note=note), as_json)
 
 
@@ -55,9 +60,10 @@ def push(store: str, target: str, jobs: int, as_json: bool) -> None:
     metavar="FILE",
     help="Take only the shards that hold these: a split file, or a frame id a line.  [default: all]",
 )
+@trust_option
 @_jobs_option
 @json_option
-def pull(source: str, store: str, frames: Path | None, jobs: int, as_json: bool) -> None:
+def pull(source: str, store: str, frames: Path | None, trust_file: Path | None, jobs: int, as_json: bool) -> None:
     """Fetch a store, or the part of it that you need, from a folder, a bucket or a web server.
 
     Another pull, or `precompute`, adds what is missing; `--allow-partial` reads what is there.
@@ -66,13 +72,18 @@ def pull(source: str, store: str, frames: Path | None, jobs: int, as_json: bool)
     Examples:
       tiekd-cache pull s3://team/stores/bts.zarr stores/bts.zarr
       tiekd-cache pull https://example.org/stores/bts.zarr stores/bts.zarr --frames splits/mine.txt
+      tiekd-cache pull https://example.org/stores/bts.zarr stores/bts.zarr --trust allowed_signers
     """
     from tiekd_cache.sharing import copy_store, read_frame_choice
     from tiekd_cache.store.objects import open_objects
 
+    trust = read_signers(trust_file)
     chosen = None if frames is None else read_frame_choice(frames)
     _show(
-        lambda: copy_store(open_objects(source), open_objects(store), frame_ids=chosen, jobs=jobs, note=note), as_json
+        lambda: copy_store(
+            open_objects(source), open_objects(store), frame_ids=chosen, jobs=jobs, trust=trust, note=note
+        ),
+        as_json,
     )
 
 

@@ -13,6 +13,7 @@ from tiekd_cache.cli.common import Command, FiniteRange, data_options, note_fram
 from tiekd_cache.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tiekd_cache.openssh import Signers
     from tiekd_cache.store.object_path import StorePlace
 
 _NAMES = ("kitti", "split", "skip_missing", "nyu", "images", "size", "focal_px")
@@ -79,13 +80,19 @@ def named_options(given: Mapping[str, Any]) -> str:
 
 
 def open_training_frames(
-    given: dict[str, Any], stores: Sequence[StorePlace], images_from_store: bool, allow_partial: bool
+    given: dict[str, Any],
+    stores: Sequence[StorePlace],
+    images_from_store: bool,
+    allow_partial: bool,
+    trust: Signers | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """`open_and_record` for training; or the frames whose images are in one of the stores.
 
     The latter where that is asked for, or where no data set is named, none lies in its usual place, and a store has
     images.
 
+    Args:
+        trust: who must have signed the store that images come from.
     Raises:
         click.UsageError: a data set is named as well.
     """
@@ -103,7 +110,7 @@ def open_training_frames(
         for name in _NAMES:
             given.pop(name)
         chosen = stores[0] if found is None else found
-        frames = StoreFrames.open(chosen, allow_partial=allow_partial)
+        frames = StoreFrames.open(chosen, allow_partial=allow_partial, trust=trust)
         return note_frames(frames, frames.root), {IMAGES_FROM_STORE: True}
     return open_and_record(given, "train")
 

@@ -11,49 +11,73 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiekd_cache.cli.common import device_option, json_option, named_store, note, only_store, print_result, say
+from tiekd_cache.cli.signing import read_signers, trust_option
 from tiekd_cache.cli.source_options import open_source, source_options
 from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import progress_bar
 
 if TYPE_CHECKING:
+    from tiekd_cache.store.signature import Signed
     from tiekd_cache.teacher_check import TeacherCheck
 
 
 @click.command()
 @click.argument("store", type=named_store, required=False)
+@trust_option
 @json_option
-def info(store: str | Path | None, as_json: bool) -> None:
+def info(store: str | Path | None, trust_file: Path | None, as_json: bool) -> None:
     """What a store holds, who made it and from what, and whether its depths agree with ground truth.
 
     \b
     Example:
       tiekd-cache info stores/bts.zarr
       tiekd-cache info https://data.example.org/stores/bts.zarr
+      tiekd-cache info https://data.example.org/stores/bts.zarr --trust allowed_signers
     """
     from tiekd_cache.statistics import read_statistics
     from tiekd_cache.store import open_store
     from tiekd_cache.store.images import images_summary
 
+    trust = read_signers(trust_file)
     path = store if store is not None else only_store()
-    opened = open_store(path, allow_partial=True)
-    statistics = read_statistics(path)
+    opened = open_store(path, allow_partial=True, trust=trust)
+    statistics = read_statistics(path, opened.signed)
     facts = opened.info.to_json()
     unit = statistics.unit_warning(opened.info.schema.teacher)
     facts["warning"] = "; ".join(text for text in (facts["warning"], unit) if text) or None
     facts["statistics"] = statistics.to_json()
     try:
-        facts["images"] = images_summary(path)
+        facts["images"] = images_summary(path, opened.signed)
     except StoreError as error:  # they do not stand in the responses' way
+        if trust is not None:
+            raise
         facts["images"] = None
         note(f"Warning: {error}")
+    facts["signature"] = _unchecked_signature(path) if opened.signed is None else opened.signed.to_json()
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
         _print_info(facts)
+    if trust is None and facts["signature"]:
+        note("Note: whether the signature holds, and whose it is, only --trust tells.")
     for line in statistics.notes:
         note(f"Note: {line}")
     if facts["warning"]:
         note(f"Warning: {facts['warning']}")
+
+
+def _unchecked_signature(path: str | Path) -> dict[str, str] | None:
+    """What the signature of a store says of itself, as JSON values; None where it has none that can be read."""
+    from tiekd_cache.store.chunks import Damage
+    from tiekd_cache.store.object_path import store_path
+    from tiekd_cache.store.signature import read_signature
+
+    try:
+        found = read_signature(store_path(path))
+    except Damage as damage:
+        note(f"Warning: the signature counts for nothing: {damage}")
+        return None
+    return None if found is None else {"key": found.key.fingerprint, "signed_at": found.manifest.signed_at}
 
 
 def _print_info(facts: dict[str, Any]) -> None:
@@ -81,6 +105,7 @@ def _print_info(facts: dict[str, Any]) -> None:
 
 @click.command()
 @click.argument("store", type=named_store, required=False)
+@trust_option
 @click.option("--repair", is_flag=True, help="Drop what is wrong, so that the next precompute makes only that again.")
 @click.option(
     "--against-teacher",
@@ -97,6 +122,7 @@ def _print_info(facts: dict[str, Any]) -> None:
 @json_option
 def verify(
     store: str | Path | None,
+    trust_file: Path | None,
     repair: bool,
     count: int | None,
     weights: str | None,
@@ -113,13 +139,18 @@ def verify(
       tiekd-cache verify stores/bts.zarr
       tiekd-cache verify stores/bts.zarr --repair
       tiekd-cache verify stores/bts.zarr --against-teacher 8
+      tiekd-cache verify stores/bts.zarr --trust allowed_signers
     """
     from tiekd_cache.store import verify_store
+    from tiekd_cache.store.object_path import store_path
+    from tiekd_cache.store.signature import signed_by
 
+    trust = read_signers(trust_file)
     path = store if store is not None else only_store()
-    compare = None if count is None else _prepare_teacher(path, weights, teacher, data, device)
-    report = verify_store(path, repair=repair, progress=progress_bar)
-    result = report.to_json()
+    signed = signed_by(store_path(path), trust)
+    compare = None if count is None else _prepare_teacher(path, weights, teacher, data, device, signed)
+    report = verify_store(path, repair=repair, progress=progress_bar, trust=signed)
+    result = report.to_json() | ({} if signed is None else {"signature": signed.to_json()})
     problems = list(report.problems)
     if compare is not None and count is not None and report.whole and report.frames_checked:
         result["teacher"] = compare(count, seed).to_json()
@@ -128,6 +159,8 @@ def verify(
         click.echo(json.dumps(result, indent=2))
     else:
         shown = {"store": str(report.path), "frames": report.num_frames, "frames_whole": report.frames_checked}
+        if signed is not None:
+            shown["signature"] = result["signature"]
         if "teacher" in result:
             shown["frames_asked_again"] = result["teacher"]["frames"]
             shown["worst"] = {name: result["teacher"]["worst"][name] for name in ("frame_id", "difference")}
@@ -147,7 +180,12 @@ def verify(
 
 
 def _prepare_teacher(
-    path: str | Path, weights: str | None, chosen: str | None, data: dict[str, Any], device: str
+    path: str | Path,
+    weights: str | None,
+    chosen: str | None,
+    data: dict[str, Any],
+    device: str,
+    signed: Signed | None,
 ) -> Callable[[int, int], TeacherCheck] | None:
     """What compares (count, seed) frames; every mistake of the user shows now, not after an hour of reading.
 
@@ -158,7 +196,7 @@ def _prepare_teacher(
     from tiekd_cache.teachers import load_teacher
 
     try:
-        opened = open_store(path, allow_partial=True)
+        opened = open_store(path, allow_partial=True, trust=signed)
     except StoreError:
         return None
     name, found = teacher_to_run(opened.schema, weights, chosen)

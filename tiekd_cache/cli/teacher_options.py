@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tiekd_cache.cli.common import Command, FiniteRange
+from tiekd_cache.cli.common import Command, FiniteRange, shard_frames_option
 
 TEACHER_HELP = (
     "bts, adabins, depthformer, lidar (no weights), or another of `tiekd-cache teachers`; hf:ORG/NAME; or your own "
@@ -62,13 +62,7 @@ def answer_options(command: Command) -> Command:
             help="Metres that responses are rounded to, e.g. 1/64 or 11/8192.  [default: 1/64; 1/512 up to 16 m]",
         ),
         click.option("--clip", is_flag=True, help="Cut responses to --max-depth instead of stopping."),
-        click.option(
-            "--shard-frames",
-            type=click.IntRange(1, 4096),
-            default=64,
-            show_default=True,
-            help="Frames a file of the store.",
-        ),
+        shard_frames_option,
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from tiekd_cache.data.synthetic import kitti_intrinsics, render_scene
 from tiekd_cache.data.synthetic_lidar import DEPTH_SCALE, lidar_scan
 from tiekd_cache.errors import DataError, RangeError
 from tiekd_cache.progress import ProgressFactory, progress_bar
+from tiekd_cache.whole_file import write_whole
 
 RECORD = "synthetic.json"
 SCENE_VERSION = 1  # raise it whenever the same seed gives other pixels: folders of older versions are then refused
@@ -215,9 +214,9 @@ def _write_text_files(root: Path, train: list[_Drive], test: list[_Drive]) -> No
             for drive in drives
             for number in drive.numbers
         ]
-        _write_bytes(root / "splits" / f"eigen_{purpose}.txt", "".join(lines).encode())
+        write_whole(root / "splits" / f"eigen_{purpose}.txt", "".join(lines).encode())
     for date in {drive.date.name: drive.date for drive in (*train, *test)}.values():
-        _write_bytes(root / "raw" / date.name / "calib_cam_to_cam.txt", _calibration(date).encode())
+        write_whole(root / "raw" / date.name / "calib_cam_to_cam.txt", _calibration(date).encode())
 
 
 def _calibration(date: _Date) -> str:
@@ -248,21 +247,8 @@ def _write_png(path: Path, pixels: npt.NDArray[Any]) -> None:
     fine, encoded = cv2.imencode(".png", pixels, _PNG_OPTIONS)
     if not fine:
         raise DataError(f"{path} could not be encoded as PNG by OpenCV {cv2.__version__}. Check the installation.")
-    _write_bytes(path, encoded.tobytes())
+    write_whole(path, encoded.tobytes())
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    _write_bytes(path, (json.dumps(values, indent=2) + "\n").encode())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Write aside, then rename: a file under its own name is always whole, even with two writers."""
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(content)
-        aside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise DataError(f"{path} cannot be written ({error.strerror}). Check free space and permissions.") from error
+    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())

@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from tiekd_cache.errors import DataError, StoreError
+from tiekd_cache.openssh import Signers
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.sharing.metadata import begin, require_same
 from tiekd_cache.sharing.shards import ConflictError, load_shard, store_shard
 from tiekd_cache.sharing.shared_store import Part, SharedStore, open_shared
+from tiekd_cache.sharing.signatures import carry_signature
 from tiekd_cache.store.catalogue import DamagedStoreError
 from tiekd_cache.store.objects import MissingObject, Objects
 
@@ -36,7 +38,8 @@ class ShareReport:
         missing: shards of what was asked for that no source has finished.
         num_bytes: of the frames that were sent.
         seconds: wall time.
-        notes: one line each: what was left behind because it is damaged and no part of the answers.
+        notes: one line each: what was left behind because it is damaged and no part of the answers, or a signature
+            that does not hold for what is there now.
     """
 
     target: str
@@ -65,6 +68,7 @@ def copy_store(
     *,
     frame_ids: Sequence[str] | None = None,
     jobs: int = 4,
+    trust: Signers | None = None,
     progress: ProgressFactory = progress_bar,
     note: Note = lambda text: None,
 ) -> ShareReport:
@@ -73,6 +77,7 @@ def copy_store(
     Args:
         frame_ids: copy only the shards that hold these; all where None.
         jobs: shards under way at once; each takes its size twice in memory.
+        trust: who must have signed the source; nothing is written that they did not sign.
         progress: makes the progress bar, in bytes.
         note: takes sentences for the user.
     Raises:
@@ -80,8 +85,9 @@ def copy_store(
         DataError: the store has none of the frames, or lacks some without saying why.
         StoreError: there is no store at the source, the target holds another one, a shard of the source is damaged
             (the others are copied first), or something cannot be read or written.
+        TrustError: the source is not signed by any of these, or has shards that are not.
     """
-    return _share([open_shared(source)], target, frame_ids, jobs, progress, note, compare=False)
+    return _share([open_shared(source, trust)], target, frame_ids, jobs, progress, note, compare=False)
 
 
 def merge_stores(
@@ -128,7 +134,9 @@ def _share(
         there = begin(next((store for store in sources if store.images), sources[0]), target)
         tasks, before, missing = _plan(sources, there, positions)
         sent, notes = _run(tasks, target, pool, progress)
-        catalogue = open_shared(target).catalogue
+        after = open_shared(target)
+        notes += carry_signature(sources, after)
+        catalogue = after.catalogue
     return ShareReport(
         target=target.url,
         frames=catalogue.num_done(),

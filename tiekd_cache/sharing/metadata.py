@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.foreign import parse_json
-from tiekd_cache.sharing.shared_store import Part, SharedStore, get_metadata, open_shared
+from tiekd_cache.sharing.shared_store import SharedStore, get_metadata, open_shared
 from tiekd_cache.store.chunks import Damage, decode_frame_ids
 from tiekd_cache.store.images import FOLDER
 from tiekd_cache.store.layout import same_format
 from tiekd_cache.store.objects import MissingObject, Objects
+from tiekd_cache.store.signature import FILE
 
-_OWN = ("zarr.json", "residual", "frame_id", "digest", "done", "statistics", "claims", FOLDER)
+_OWN = ("zarr.json", "residual", "frame_id", "digest", "done", "statistics", "claims", FOLDER, FILE)
 """First parts of the keys of a store."""
 
 
@@ -41,19 +44,24 @@ def begin(source: SharedStore, target: Objects) -> SharedStore:
     try:
         there = open_shared(target)
     except MissingObject:
-        _require_nothing_else(target)
-        _put(source, source.responses, target)
+        require_nothing_else(target)
+        put_metadata(source.responses.metadata(), target, source.url)
         there = open_shared(target)
     require_same(there, source)
     if source.images is not None and there.images is None:
-        _put(source, source.images, target)
+        put_metadata(source.images.metadata(), target, source.url)
         there = open_shared(target)
         require_same(there, source)
     return there
 
 
-def _require_nothing_else(target: Objects) -> None:
-    """Raise unless there is nothing at the target, or the beginning of a store."""
+def require_nothing_else(target: Objects) -> None:
+    """Raise unless there is nothing at the target, or the beginning of a store.
+
+    Raises:
+        ConfigError: the target can only be read.
+        StoreError: something else is there, or there is no such bucket.
+    """
     try:
         listed = target.list()
     except ConfigError as error:
@@ -68,8 +76,15 @@ def _require_nothing_else(target: Objects) -> None:
         )
 
 
-def _put(source: SharedStore, part: Part, target: Objects) -> None:
-    for key, data in part.metadata().items():
+def put_metadata(metadata: Mapping[str, bytes], target: Objects, origin: str) -> None:
+    """Put each of these objects where there is none, in their order; `zarr.json` is the last of them.
+
+    Args:
+        origin: what they are the metadata of, for messages.
+    Raises:
+        StoreError: other metadata are there, or something cannot be written.
+    """
+    for key, data in metadata.items():
         if target.put(key, data, if_absent=True):
             if target.get(key) != data:
                 raise StoreError(
@@ -78,8 +93,8 @@ def _put(source: SharedStore, part: Part, target: Objects) -> None:
                 )
         elif key != "zarr.json" and not _same(key, data, get_metadata(target, key)):  # zarr.json: compared by field
             raise StoreError(
-                f"{target.url} holds the beginning of another store than {source.url}, they differ in {key}. Choose"
-                " another target; if nobody is writing there, remove what is there."
+                f"{target.url} holds the beginning of another store than {origin}, they differ in {key}. Choose"
+                " another place; if nobody is writing there, remove what is there."
             )
 
 

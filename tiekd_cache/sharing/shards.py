@@ -1,8 +1,10 @@
 """One shard from one place to another: checked before it is sent, read back after, its done-record last.
 
-Two writers of one shard cannot harm each other. Its frames are put where there are none, and whoever finds other bytes
-there takes them over if they hold the same frames, and gives up otherwise: no done-record is ever written for bytes
-that another writer may still replace. In a folder the claim that `precompute` uses keeps writers apart beforehand.
+Two writers of one shard cannot harm each other: no done-record is ever written for bytes that another writer may still
+replace. In a folder the claim that `precompute` uses keeps them apart. In a bucket frames are put where there are none,
+and whoever finds other bytes there finishes these instead of its own. That they are a shard of this store it sees in
+the frames, where they are its own, or else in their announcement: the done-record that their writer has put aside,
+under the digest of the bytes, before them.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,8 +20,15 @@ import numpy as np
 from tiekd_cache.errors import StoreError
 from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of
 from tiekd_cache.statistics import ShardStatistics
-from tiekd_cache.store.catalogue import read_optional
-from tiekd_cache.store.chunks import Damage, decode_chunk, decode_digests, index_bytes, parse_index, without_crc
+from tiekd_cache.store.chunks import (
+    Damage,
+    decode_chunk,
+    decode_digests,
+    encode_digests,
+    index_bytes,
+    parse_index,
+    without_crc,
+)
 from tiekd_cache.store.claims import claim_shard
 from tiekd_cache.store.codec import frame_digest
 from tiekd_cache.store.images import FOLDER, ImageLayout, decode_image, image_digest
@@ -71,8 +80,8 @@ def load_shard(part: Part, shard: int) -> LoadedShard:
         if hashlib.sha256(data).hexdigest() != record.file_sha256:
             raise Damage("sha256 differs from that in the done-record")
         _check_frames(part, record, data)
-        key = _companion_key(part, shard)
-        beside = get_metadata(objects, key)
+        key = companion_key(part, shard)
+        beside = part.get(key)
         _check_companion(part, record, beside)
     except Damage as damage:
         raise damaged(objects.url, key, f"shard {shard}: {damage}") from damage
@@ -91,7 +100,7 @@ def store_shard(target: Objects, part: Part, loaded: LoadedShard, stop: threadin
     Returns:
         Whether it was this call that finished it.
     Raises:
-        ConflictError: somebody else put other responses there.
+        ConflictError: there are bytes without a record that are no shard of this store, or not known to be one.
         StoreError: it cannot be written, or reads back differently.
     """
     shard = loaded.record.shard
@@ -108,12 +117,22 @@ def store_shard(target: Objects, part: Part, loaded: LoadedShard, stop: threadin
 
 
 def _store(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool) -> bool:
-    record, key = loaded.record, part.shard_key(loaded.record.shard)
+    record, companions, key = loaded.record, loaded.companions, part.shard_key(loaded.record.shard)
+    announced = [] if alone else [_announcement(part, record.shard, record.file_sha256)]
+    for name in announced:
+        target.put(name, record.to_bytes())
     if target.put(key, loaded.data, if_absent=True):
         _read_back(target, key, loaded.data)
     else:
-        record = _taken_over(target, part, loaded, alone=alone)
-    for name, data in loaded.companions.items():
+        try:
+            record = _taken_over(target, part, loaded, alone=alone)
+        except ConflictError:
+            _withdraw(target, announced)
+            raise
+        announced += [] if alone else [_announcement(part, record.shard, record.file_sha256)]
+        if not part.is_images:
+            companions = {name: encode_digests(record.digests, part.layout.shard_frames) for name in companions}
+    for name, data in companions.items():
         if not target.put(name, data, if_absent=True) and target.get(name) != data:
             if part.is_images and not alone:
                 raise _other(target, part, record.shard, name)
@@ -121,7 +140,16 @@ def _store(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool) -> 
         _read_back(target, name, data)
     for name, data in loaded.statistics.items():
         target.put(name, data, if_absent=True)
-    return target.put(part.record_key(record.shard), record.to_bytes(), if_absent=True)
+    finished = target.put(part.record_key(record.shard), record.to_bytes(), if_absent=True)
+    _withdraw(target, announced)
+    return finished
+
+
+def _withdraw(target: Objects, announced: Sequence[str]) -> None:
+    """Remove announcements that are of no use any more; where that fails they are in nobody's way."""
+    with contextlib.suppress(StoreError):
+        for key in announced:
+            target.delete(key)
 
 
 def _taken_over(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool) -> DoneRecord:
@@ -132,14 +160,33 @@ def _taken_over(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool
     record, key = loaded.record, part.shard_key(loaded.record.shard)
     try:
         found = target.get(key, part.layout.largest_shard)
+        found_sha256 = hashlib.sha256(found).hexdigest()
         if found != loaded.data:
+            theirs = None if alone else _announced(target, part, record.shard, found_sha256)
+            record = record if theirs is None else theirs
             _check_frames(part, record, found)
-        return replace(record, file_bytes=len(found), file_sha256=hashlib.sha256(found).hexdigest())
+        return replace(record, file_bytes=len(found), file_sha256=found_sha256)
     except (Damage, MissingObject, OversizedObject) as error:
         if not alone:
             raise _other(target, part, record.shard, key) from error
     target.put(key, loaded.data)
     _read_back(target, key, loaded.data)
+    return record
+
+
+def _announcement(part: Part, shard: int, file_sha256: str) -> str:
+    """Key of the done-record that a writer puts aside before it puts these bytes of a shard."""
+    claim = key_of(part.layout.claim_file(shard))
+    return f"{claim.removesuffix('.lock')}-{file_sha256}.json"
+
+
+def _announced(target: Objects, part: Part, shard: int, file_sha256: str) -> DoneRecord | None:
+    """The record that was announced for these bytes; None where there is none. Raises Damage where it is not ours."""
+    try:
+        record = DoneRecord.from_bytes(get_metadata(target, _announcement(part, shard, file_sha256)))
+    except MissingObject:
+        return None
+    record.check(part.fingerprint, shard, part.layout.positions(shard))
     return record
 
 
@@ -179,7 +226,8 @@ def _is_there(target: Objects, part: Part, shard: int) -> bool:
     return True
 
 
-def _companion_key(part: Part, shard: int) -> str:
+def companion_key(part: Part, shard: int) -> str:
+    """Key of what lies beside a shard and belongs to it: the digests of its frames, or the intrinsics of its images."""
     layout = part.layout
     return key_of(layout.intrinsics_file(shard) if isinstance(layout, ImageLayout) else layout.digest_file(shard))
 
@@ -213,10 +261,10 @@ def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
 
 
 def _statistics(part: Part, shard: int) -> tuple[dict[str, bytes], str | None]:
-    file, store = part.layout.statistics_file(shard), part.layout.path
+    file = part.layout.statistics_file(shard)
     key = key_of(file)
     try:
-        data = read_optional(file, store)
+        data = part.get_optional(file)
         if data is None:
             return {}, None
         statistics = ShardStatistics.from_bytes(data)

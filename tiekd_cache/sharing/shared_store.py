@@ -18,6 +18,7 @@ from tiekd_cache.store.layout import Layout, same_format
 from tiekd_cache.store.object_path import ObjectPath, as_object, as_path, sizes_of
 from tiekd_cache.store.objects import MissingObject, Objects, OversizedObject
 from tiekd_cache.store.record import DoneRecord
+from tiekd_cache.store.signature import Signed, Trust, signed_by
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Part:
         return catalogue.fingerprint if isinstance(catalogue, ImageCatalogue) else catalogue.schema.fingerprint
 
     @property
+    def signed(self) -> Signed | None:
+        """What everything of it must be; None where no signature was asked for."""
+        return self.catalogue.store.signed if isinstance(self.catalogue, ImageCatalogue) else self.catalogue.signed
+
+    @property
     def done(self) -> frozenset[int]:
         """The shards that were finished when the store was opened."""
         return self.catalogue.done
@@ -74,6 +80,22 @@ class Part:
         """Bytes of the frames of these shards; 0 where there are none."""
         return dict(zip(shards, sizes_of([self.layout.shard_file(shard) for shard in shards]), strict=True))
 
+    def get(self, key: str) -> bytes:
+        """As `get_metadata`, and as signed.
+
+        Raises:
+            Damage: it is not what was signed.
+        """
+        data = get_metadata(self.objects, key)
+        if self.signed is not None:
+            self.signed.manifest.check(key, data)
+        return data
+
+    def get_optional(self, file: Path) -> bytes | None:
+        """As `Catalogue.read_optional`."""
+        catalogue = self.catalogue.store if isinstance(self.catalogue, ImageCatalogue) else self.catalogue
+        return catalogue.read_optional(file)
+
     def record(self, shard: int) -> DoneRecord:
         """The done-record of a finished shard, checked.
 
@@ -82,7 +104,7 @@ class Part:
         """
         key = self.record_key(shard)
         try:
-            record = DoneRecord.from_bytes(get_metadata(self.objects, key))
+            record = DoneRecord.from_bytes(self.get(key))
             record.check(self.fingerprint, shard, self.layout.positions(shard))
         except (Damage, MissingObject) as reason:
             raise damaged(self.objects.url, key, reason) from reason
@@ -100,7 +122,7 @@ class Part:
         metadata = {}
         for key in [*arrays, *(key_of(layout.frame_id_file(chunk)) for chunk in chunks), group]:
             try:
-                metadata[key] = get_metadata(self.objects, key)
+                metadata[key] = self.get(key)
                 if key in arrays and not same_format(parse_json(metadata[key]), arrays[key]):
                     raise Damage("metadata are not those of format 1")
                 if not key.endswith("zarr.json"):
@@ -137,19 +159,23 @@ class SharedStore:
         return [part for part in (self.images, self.responses) if part is not None]
 
 
-def open_shared(objects: Objects) -> SharedStore:
+def open_shared(objects: Objects, trust: Trust | None = None) -> SharedStore:
     """The store at a place.
 
+    Args:
+        trust: who must have signed it.
     Raises:
         MissingObject: there is none.
         DamagedStoreError: its metadata are not what was written.
+        TrustError: it is not signed by any of these, or has shards that are not.
         StoreError: it is no store, or one of a newer format.
     """
     try:
         objects.size("zarr.json")
     except MissingObject as error:
         raise MissingObject(f"There is no store at {objects.url}: it has no zarr.json. Check the address.") from error
-    catalogue = open_catalogue(as_path(ObjectPath(objects)))
+    path = as_path(ObjectPath(objects))
+    catalogue = open_catalogue(path, signed_by(path, trust))
     images = open_images(catalogue)
     return SharedStore(objects, catalogue, Part(objects, catalogue), None if images is None else Part(objects, images))
 

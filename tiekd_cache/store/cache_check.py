@@ -19,11 +19,13 @@ from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import Layout
 from tiekd_cache.store.record import DoneRecord
 from tiekd_cache.store.schema import JsonObject, StoreSchema
+from tiekd_cache.store.signature import FILE as SIGNATURE
+from tiekd_cache.store.signature import StoreSignature
 
 _SHARD = re.compile(r"(?:residual/c/(\d+)/0/0|images/image/c/(\d+)/0/0/0)")
 _RECORD = re.compile(r"(?:images/)?done/(\d+)\.json")
 _CHECKSUMMED = re.compile(r"frame_id/c/\d+|images/intrinsics/c/\d+/0/0")
-ATTRIBUTES = ("zarr.json", "images/zarr.json")
+ATTRIBUTES = ("zarr.json", "images/zarr.json", SIGNATURE)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class ShardKey:
 
 
 def is_small(key: str) -> bool:
-    """Whether an object is kept and is no shard: attributes, frame list, done-records, intrinsics."""
+    """Whether an object is kept and is no shard: attributes, signature, frame list, done-records, intrinsics."""
     return key in ATTRIBUTES or any(part.fullmatch(key) for part in (_RECORD, _CHECKSUMMED))
 
 
@@ -73,6 +75,8 @@ def check_small(key: str, data: bytes) -> None:
             raise Damage("done-record is that of another shard")
     elif _CHECKSUMMED.fullmatch(key):
         without_crc(data)
+    elif key == SIGNATURE:
+        StoreSignature.from_bytes(data)
     else:
         parse_attributes(data)
 

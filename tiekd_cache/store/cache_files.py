@@ -27,7 +27,7 @@ class KeptStore:
     Attributes:
         layout: its shards, below its folder in the cache.
         schema: its attributes.
-        attributes: the `zarr.json` files that are known, by key.
+        attributes: the `zarr.json` files and the signature, as far as they are known, by key.
     """
 
     layout: Layout

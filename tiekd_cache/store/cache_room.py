@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from tiekd_cache.errors import StoreError
 from tiekd_cache.store.claims import try_lock
-from tiekd_cache.store.durable import clear_errors, is_partial, remove_abandoned, write_file
+from tiekd_cache.store.durable import clear_errors, write_file
+from tiekd_cache.whole_file import is_partial, remove_abandoned
 
 PROTECTED_S = 600.0
 """A shard used within that time stays. Where a store is larger than the cache, what is kept then stays useful, and the

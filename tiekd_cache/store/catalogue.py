@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tiekd_cache.errors import StoreError
-from tiekd_cache.foreign import SMALL_BYTES, outside, parse_json, read_file
-from tiekd_cache.store.chunks import MAX_FRAME_LIST_BYTES, Damage, decode_frame_ids
+from tiekd_cache.foreign import SMALL_BYTES, parse_json
+from tiekd_cache.store.chunks import MAX_FRAME_LIST_BYTES, Damage, NotAsSigned, decode_frame_ids
 from tiekd_cache.store.layout import Layout, same_format
-from tiekd_cache.store.object_path import as_object, objects_of, take_for_absent
-from tiekd_cache.store.objects import MissingObject, OversizedObject, RefusedError
+from tiekd_cache.store.object_path import objects_of, read_again
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import FORMAT, JsonObject, StoreSchema, frames_digest
+from tiekd_cache.store.signature import Signed
+from tiekd_cache.store.whole import read_whole, unless_absent
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Catalogue:
         schema: its attributes.
         frame_ids: every frame of the finished store, in order.
         done: numbers of the shards that were finished when it was opened.
+        signed: what everything in it must be; None where no signature was asked for.
     """
 
     layout: Layout
     schema: StoreSchema
     frame_ids: Sequence[str]
     done: frozenset[int]
+    signed: Signed | None = None
 
     @property
     def path(self) -> Path:
@@ -71,11 +74,19 @@ class Catalogue:
         """The done-record of a shard, checked.
 
         Raises:
-            Damage: it is missing, was changed, or belongs to another shard or store.
+            Damage: it is missing, was changed, is not as signed, or belongs to another shard or store.
         """
-        record = DoneRecord.from_bytes(read_whole(self.layout.record_file(shard), self.path))
+        record = DoneRecord.from_bytes(self.read(self.layout.record_file(shard)))
         record.check(self.schema.fingerprint, shard, self.layout.positions(shard))
         return record
+
+    def read(self, file: Path, at_most: int = SMALL_BYTES) -> bytes:
+        """All of a file of the store that is no shard, as signed; raises Damage as `read_whole`, and NotAsSigned."""
+        return _read_signed(self.path, file, self.signed, at_most)
+
+    def read_optional(self, file: Path) -> bytes | None:
+        """As `read`, of a file that the store may lack; None where it does, see `take_for_absent`."""
+        return unless_absent(self.path, file, lambda: self.read(file))
 
 
 class DamagedStoreError(StoreError):
@@ -88,7 +99,9 @@ def damaged(path: Path, file: Path, reason: object, frame_id: str | None = None)
     remedy = f"run `tiekd-cache verify {path}` for all of it, then with --repair, then the same `precompute` again."
     if objects_of(path) is not None:
         remedy = f"run `tiekd-cache verify {path}` for all of it, and copy the store there again from a whole one."
-    if file == path / "zarr.json" or (path / "frame_id") in file.parents:
+    if isinstance(reason, NotAsSigned):
+        remedy = "copy the store again from whoever signed it, and do not use this one."
+    elif file == path / "zarr.json" or (path / "frame_id") in file.parents:
         remedy = (
             "attributes and frame list cannot be made again from the rest: take the file from another copy of the"
             " store, or make the store anew."
@@ -98,44 +111,22 @@ def damaged(path: Path, file: Path, reason: object, frame_id: str | None = None)
     )
 
 
-class MissingFile(Damage):
-    """A file of a store is not there."""
+def name_in(store: Path, file: Path) -> str:
+    """The path of a file within a store, with `/`; both as `store_path` gives them."""
+    return str(file).removeprefix(f"{store}/")
 
 
-def read_whole(file: Path, store: Path, at_most: int = SMALL_BYTES) -> bytes:
-    """All of a file.
+def _read_signed(store: Path, file: Path, signed: Signed | None, at_most: int = SMALL_BYTES) -> bytes:
+    if signed is None:
+        return read_whole(file, store, at_most)
+    manifest = signed.manifest
 
-    Args:
-        store: its folder, which no link may lead out of.
-        at_most: bytes that the file may have.
-    Raises:
-        MissingFile: it is missing.
-        Damage: it is larger, cannot be read, or lies elsewhere.
-        RemoteError: no answer, or no permission: that is no damage.
-    """
-    try:
-        if objects_of(file) is not None:
-            return as_object(file).read_bytes(at_most)
-        if outside(file, store) is not None:
-            raise Damage("file is a link that leads out of the store")
-        return read_file(file, at_most)
-    except (FileNotFoundError, MissingObject) as error:
-        raise MissingFile("file is missing") from error
-    except OSError as error:
-        raise Damage(f"file cannot be read ({error.strerror or error})") from error
-    except OversizedObject as error:
-        raise Damage(str(error)) from error
+    def read() -> bytes:
+        data = read_whole(file, store, at_most)
+        manifest.check(name_in(store, file), data)
+        return data
 
-
-def read_optional(file: Path, store: Path) -> bytes | None:
-    """As `read_whole`, of a file that the store may lack; None where it does, see `take_for_absent`."""
-    try:
-        return read_whole(file, store)
-    except MissingFile:
-        return None
-    except RefusedError as refusal:
-        take_for_absent(store, file, refusal)
-        return None
+    return read_again(lambda: file, read)  # a cache may hold this file of a store with the same answers
 
 
 def local_path(path: str | Path) -> Path:
@@ -159,13 +150,17 @@ def is_store(path: Path) -> bool:
     return all((path / part).is_dir() for part in ("residual", "frame_id", "digest", "done"))
 
 
-def open_catalogue(path: Path) -> Catalogue:
+def open_catalogue(path: Path, signed: Signed | None = None) -> Catalogue:
     """A store's metadata, every digest compared; one file for the attributes, one for each 65536 frames.
 
+    Args:
+        path: what `store_path` gives.
+        signed: what they must be, too.
     Raises:
-        StoreError: there is no store, it is of a newer format, or its metadata were changed.
+        StoreError: there is no store, it is of a newer format, or its metadata were changed; TrustError where it has
+            shards that are not signed.
     """
-    group = read_group(path)
+    group = read_group(path, signed)
     try:
         schema = StoreSchema.from_attributes(group["attributes"])
     except StoreError as error:
@@ -174,17 +169,21 @@ def open_catalogue(path: Path) -> Catalogue:
         layout = layout_of(path, group, schema)
     except Damage as damage:
         raise damaged(path, path / "zarr.json", damage) from damage
-    frame_ids = _read_frame_ids(layout, schema)  # first: as many frames as they declare there are then
+    frame_ids = _read_frame_ids(layout, schema, signed)  # first: as many frames as they declare there are then
     try:
         done = done_shards(path / "done", layout.num_shards)
     except OSError as error:
         raise damaged(path, path / "done", f"done-records cannot be listed ({error.strerror})") from error
-    return Catalogue(layout, schema, frame_ids, done)
+    if signed is not None:
+        signed.require_names(path, (name_in(path, layout.record_file(shard)) for shard in done))
+    return Catalogue(layout, schema, frame_ids, done, signed)
 
 
-def read_group(path: Path) -> JsonObject:
+def read_group(path: Path, signed: Signed | None = None) -> JsonObject:
     """The group's `zarr.json`, of format 1; the attributes are not looked at further.
 
+    Args:
+        signed: what it must be.
     Raises:
         StoreError: there is none, it is no store's, or a newer tiekd-cache wrote it.
     """
@@ -194,7 +193,9 @@ def read_group(path: Path) -> JsonObject:
     if not is_store(path):
         raise StoreError(f"{path} is no tiekd-cache store ({file} names no format 'tiekd-cache/…'): check the path")
     try:
-        group = parse_json(read_whole(file, path))
+        group = parse_json(_read_signed(path, file, signed))
+    except NotAsSigned as reason:
+        raise damaged(path, file, reason) from reason
     except (Damage, ValueError) as error:
         raise damaged(path, file, f"metadata cannot be read ({error})") from error
     found = _format_of(group)
@@ -235,13 +236,13 @@ def _format_of(group: Any) -> str | None:
     return found if isinstance(found, str) and re.fullmatch(r"tiekd-cache/\d+", found) else None
 
 
-def _read_frame_ids(layout: Layout, schema: StoreSchema) -> list[str]:
+def _read_frame_ids(layout: Layout, schema: StoreSchema, signed: Signed | None) -> list[str]:
     frame_ids: list[str] = []
     left = MAX_FRAME_LIST_BYTES
     for chunk in range(-(-layout.num_frames // layout.frame_id_chunk)):
         file = layout.frame_id_file(chunk)
         try:
-            found = decode_frame_ids(read_whole(file, layout.path), left)
+            found = decode_frame_ids(_read_signed(layout.path, file, signed), left)
         except Damage as damage:
             raise damaged(layout.path, file, damage) from damage
         frame_ids += found

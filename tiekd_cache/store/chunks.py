@@ -51,6 +51,10 @@ class Damage(Exception):
     """Bytes are not what was written; says what is wrong with them, the caller says where."""
 
 
+class NotAsSigned(Damage):
+    """Bytes are not what a trusted signer has signed."""
+
+
 def with_crc(data: bytes) -> bytes:
     """The data followed by its crc32c, as Zarr's `crc32c` codec writes it."""
     return data + int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")

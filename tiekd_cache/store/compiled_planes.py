@@ -13,7 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tiekd_cache.store.compiled import address_of, compile_kept, constant
+from tiekd_cache.machine_code import compile_kept
+from tiekd_cache.store.compiled import address_of, constant
 
 _LANES = 64
 _MASK, _WORD = ir.VectorType(ir.IntType(1), _LANES), ir.IntType(64)

@@ -1,29 +1,17 @@
-"""Files that are either there, whole and on the disk, or not there at all.
-
-Written aside as `.<name>.partial-<pid>-<token>-<host>`, synced, renamed, and the folder synced: a process killed at
-any moment leaves the old state or the new one. What dead writers left aside is removed by the next one.
-"""
+"""A store's files and folders, written so that they are there whole or not at all (whole_file.py)."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import re
-import secrets
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import outside
-
-ABANDONED_AFTER_S = 24 * 3600.0
-"""No write takes a day: a partial file as old as that is nobody's, whichever machine it came from."""
-
-_PARTIAL = re.compile(r"^\.(?P<name>.+)\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<host>.+)$")
+from tiekd_cache.whole_file import partial_path, remove_abandoned, sync_folder, whole_file
 
 _REMEDIES = {
     errno.ENOSPC: "free space on this disk",
@@ -33,7 +21,6 @@ _REMEDIES = {
     errno.EPERM: "get permission to write there, or choose another --store",
     errno.EROFS: "choose another --store, this file system is read-only",
 }
-
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
@@ -60,7 +47,8 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         StoreError: no space, no permission, or whatever else the system says; nothing is left behind.
     """
-    _write(path, data, lambda partial: bool(partial.replace(path)))
+    with clear_errors(path), whole_file(path) as file:
+        file.write(data)
 
 
 def create_file(path: Path, data: bytes) -> bool:
@@ -68,44 +56,30 @@ def create_file(path: Path, data: bytes) -> bool:
 
     Of several processes that create one file, one gets True.
     """
-    return not os.path.lexists(path) and _write(path, data, lambda partial: _link(partial, path))
-
-
-def _write(path: Path, data: bytes, name: Callable[[Path], bool]) -> bool:
-    """Write aside, let `name` give what is written its name, and return what that returns."""
+    if os.path.lexists(path):
+        return False
     with clear_errors(path):
-        remove_abandoned(path)
-        partial = partial_path(path)
         try:
-            with partial.open("xb") as file:
+            with whole_file(path, _link) as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            named = name(partial)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
-    return named
+        except FileExistsError:
+            return False
+    return True
 
 
-def _link(partial: Path, path: Path) -> bool:
-    """Give a file its name if nothing has it; a rename would replace what another process has just put there."""
+def _link(partial: Path, path: Path) -> None:
+    """Give a file its name; FileExistsError if something has it, which a rename would replace."""
     try:
         os.link(partial, path)
-    except FileExistsError:
-        return False
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
         # A file system without hard links has nothing that is as good: two processes that arrive within the same
         # instant may both be told that theirs is there. Whole files they are in any case.
         if path.exists():
-            return False
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
         partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return True
+    partial.unlink(missing_ok=True)
 
 
 def make_folders(folder: Path, root: Path) -> None:
@@ -184,58 +158,3 @@ def remove_files(files: Iterable[Path], root: Path) -> None:
         check_inside(file.parent, root)
         if file.parent.is_dir():
             remove_file(file)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, where the file system can (some network file systems refuse)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def partial_path(path: Path) -> Path:
-    """Where this process writes what will be `path`; another name at each call."""
-    return path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}-{socket.gethostname()}")
-
-
-def is_partial(name: str) -> bool:
-    """Whether a file's name is one that `partial_path` gives."""
-    return _PARTIAL.match(name) is not None
-
-
-def remove_abandoned(path: Path) -> None:
-    """Remove what dead processes left of attempts to write `path`; what living ones are writing stays."""
-    with os.scandir(path.parent) as entries:
-        candidates = [Path(entry) for entry in entries if entry.name.startswith(f".{path.name}.partial-")]
-    for candidate in candidates:
-        if _is_abandoned(candidate):
-            with contextlib.suppress(OSError):  # another process cleans up too, or it is not ours to remove
-                shutil.rmtree(candidate) if candidate.is_dir() else candidate.unlink()
-
-
-def _is_abandoned(partial: Path) -> bool:
-    match = _PARTIAL.match(partial.name)
-    if match is None:
-        return False
-    try:
-        age = time.time() - partial.stat().st_mtime
-    except FileNotFoundError:
-        return False  # its writer has just finished
-    if age > ABANDONED_AFTER_S:
-        return True
-    return match["host"] == socket.gethostname() and not _is_alive(int(match["pid"]))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's
-    return True

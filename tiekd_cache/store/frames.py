@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.store.chunks import Damage, Index
+from tiekd_cache.store.chunks import Damage, Index, NotAsSigned, decode_chunk, index_bytes, parse_index
 from tiekd_cache.store.codec import Codes
 from tiekd_cache.store.layout import Layout
 from tiekd_cache.store.object_path import objects_of
+from tiekd_cache.store.record import DoneRecord
 from tiekd_cache.store.shard_file import Shard, open_shard
 
 MAX_OPEN_SHARDS = 128
@@ -24,22 +27,68 @@ class FrameReader(Protocol):
         """Fill `out` [h,w] uint16 with the residual at a place in a shard; raises Damage where it is not whole."""
 
 
-class OwnFrames:
-    """Reads the shards itself: one `pread` or request, one checksum, one decompression, no event loop."""
+class SignedShards:
+    """Compares chunks with what was signed, in one process.
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    The first chunk of a shard costs reading all of it: its sha256 must be that in its done-record, which is signed.
+    From then on each chunk must have the sha256 that it had there: 32 bytes of memory a frame.
+
+    Args:
+        layout: of the store.
+        record: gives a shard's done-record, as it was signed.
+    """
+
+    def __init__(self, layout: Layout, record: Callable[[int], DoneRecord]) -> None:
+        self._layout, self._record = layout, record
+        self._digests: dict[int, list[bytes]] = {}
+        self._learning: dict[int, threading.Lock] = {}
+
+    def check(self, shard: int, place: int, chunk: bytes, read_all: Callable[[], bytes]) -> None:
+        """Raise NotAsSigned unless a chunk is that of the frame at this place in the shard.
+
+        Args:
+            read_all: gives all bytes of the shard.
+        """
+        if shard not in self._digests:
+            with self._learning.setdefault(shard, threading.Lock()):  # of many threads one reads it
+                if shard not in self._digests:
+                    self._digests[shard] = self._learn(shard, read_all())
+        if hashlib.sha256(chunk).digest() != self._digests[shard][place]:
+            raise NotAsSigned("the frame is not the one that was signed: it was changed since")
+
+    def _learn(self, shard: int, data: bytes) -> list[bytes]:
+        if hashlib.sha256(data).hexdigest() != self._record(shard).file_sha256:
+            raise NotAsSigned("the shard is not the one that was signed: it was changed since")
+        frames, count = self._layout.shard_frames, len(self._layout.positions(shard))
+        index = parse_index(data[-index_bytes(frames) :], self._layout, count, len(data))
+        return [hashlib.sha256(data[start : start + size]).digest() for start, size in index[:count].tolist()]
+
+
+class OwnFrames:
+    """Reads the shards itself: one `pread` or request, one checksum, one decompression, no event loop.
+
+    Args:
+        layout: of the store.
+        signed: what each chunk is compared with; None where no signature was asked for.
+    """
+
+    def __init__(self, layout: Layout, signed: SignedShards | None = None) -> None:
+        self._layout, self._signed = layout, signed
         self._indices: dict[int, Index] = {}
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._lock = threading.Lock()
 
     def residual(self, shard: int, place: int, out: Codes) -> None:
         """See FrameReader."""
-        self._shard(shard).residual(place, out)
+        decode_chunk(self.chunk(shard, place), out)
 
     def chunk(self, shard: int, place: int) -> bytes:
-        """The bytes of a chunk, its checksum unchecked; raises Damage where they cannot be read."""
-        return self._shard(shard).chunk(place)
+        """The bytes of a chunk, its checksum unchecked; raises Damage where they cannot be had or are not as signed."""
+        file = self._shard(shard)
+        chunk = file.chunk(place)
+        if self._signed is not None:
+            self._signed.check(shard, place, chunk, file.read_all)
+        return chunk
 
     def _shard(self, shard: int) -> Shard:
         with self._lock:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from tiekd_cache.errors import ShapeError, StoreError
-from tiekd_cache.store.catalogue import local_path, open_catalogue
+from tiekd_cache.store.catalogue import Catalogue, local_path, open_catalogue
 from tiekd_cache.store.chunks import Damage, pack_shard, with_crc
 from tiekd_cache.store.claims import claim_shard
 from tiekd_cache.store.durable import create_folder, make_folders, remove_file, write_file
@@ -34,7 +32,6 @@ from tiekd_cache.store.images import (
 from tiekd_cache.store.layout import metadata_bytes
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.shard_file import ShardFile
-from tiekd_cache.version import __version__
 
 
 @dataclass(frozen=True)
@@ -69,13 +66,7 @@ class ImageWriter:
         store = open_catalogue(local_path(path))
         check_new_images(store)
         if (catalogue := open_images(store)) is None:
-            folder = store.path / FOLDER
-            layout = ImageLayout(folder, store.layout.num_frames, store.schema.image_size, store.layout.shard_frames)
-            files = {"done/": b"", "claims/": b""}
-            for name, metadata in layout.array_metadata().items():
-                files[f"{name}/zarr.json"] = metadata_bytes(metadata)
-            files["zarr.json"] = metadata_bytes(group_document(layout, store.schema))
-            create_folder(folder, files)  # False: somebody was first
+            create_folder(store.path / FOLDER, new_images(store))  # False: somebody was first
             catalogue = open_images(store)
         if catalogue is None:
             raise StoreError(f"{store.path / FOLDER} is there and holds no images: remove it, then run the same again")
@@ -122,23 +113,20 @@ class ImageWriter:
         if layout.record_file(shard).exists():
             return
         data = pack_shard([image.chunk for image in images], layout.shard_frames)
-        self._write(layout.shard_file(shard), data)
-        self._read_back(shard, [image.digest for image in images])
         matrices = np.zeros((layout.shard_frames, 3, 3), "<f8")
         matrices[: len(images)] = [image.intrinsics for image in images]
-        self._write(layout.intrinsics_file(shard), with_crc(matrices.tobytes()))
-        record = DoneRecord(
-            fingerprint=self._catalogue.fingerprint,
-            shard=shard,
-            first_frame=layout.positions(shard).start,
-            digests=tuple(image.digest for image in images),
-            file_bytes=len(data),
-            file_sha256=hashlib.sha256(data).hexdigest(),
-            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            write_seconds=round(time.monotonic() - started, 3),
-            version=__version__,
-        )
-        self._write(layout.record_file(shard), record.to_bytes())
+        self._keep(shard, data, [image.digest for image in images], with_crc(matrices.tobytes()), started)
+
+    def _keep(self, shard: int, data: bytes, digests: Sequence[int], intrinsics: bytes, started: float) -> None:
+        """Write an encoded shard, read it back, and record it as done."""
+        self._write(self._layout.shard_file(shard), data)
+        self._read_back(shard, digests)
+        self._write(self._layout.intrinsics_file(shard), intrinsics)
+        self._write(self._layout.record_file(shard), self._record(shard, data, digests, started).to_bytes())
+
+    def _record(self, shard: int, data: bytes, digests: Sequence[int], started: float) -> DoneRecord:
+        positions = self._layout.positions(shard)
+        return DoneRecord.of(self._catalogue.fingerprint, shard, positions, digests, data, started)
 
     def _write(self, file: Path, data: bytes) -> None:
         make_folders(file.parent, self.path)
@@ -158,3 +146,14 @@ class ImageWriter:
                 f"Images of shard {shard} were written and read back differently: {damage} ({file}). They were removed."
                 " The disk or the memory is faulty: check them, then run the same command again."
             ) from damage
+
+
+def new_images(store: Catalogue) -> dict[str, bytes]:
+    """Every file of an empty `images/` by its name in it, `zarr.json` last; names of empty folders end in `/`."""
+    size, shard_frames = store.schema.image_size, store.layout.shard_frames
+    layout = ImageLayout(store.path / FOLDER, store.layout.num_frames, size, shard_frames)
+    files = {"done/": b"", "claims/": b""}
+    for name, metadata in layout.array_metadata().items():
+        files[f"{name}/zarr.json"] = metadata_bytes(metadata)
+    files["zarr.json"] = metadata_bytes(group_document(layout, store.schema))
+    return files

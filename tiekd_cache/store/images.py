@@ -7,10 +7,10 @@ decoded in a sixth of its time. Shards, index, checksums and done-records are th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -19,15 +19,17 @@ from numcodecs.zstd import Zstd
 
 from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import parse_json
-from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, open_catalogue, read_whole
-from tiekd_cache.store.chunks import CRC_BYTES, Damage, with_crc, without_crc, zstd_content_bytes
-from tiekd_cache.store.frames import OwnFrames
+from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, name_in, open_catalogue
+from tiekd_cache.store.chunks import CRC_BYTES, Damage, NotAsSigned, with_crc, without_crc, zstd_content_bytes
+from tiekd_cache.store.frames import OwnFrames, SignedShards
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import BYTES, Layout, array_document, same_format, sharded_document
 from tiekd_cache.store.object_path import StorePlace, has_optional, read_again, sizes_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import JsonObject, StoreSchema, sha256_of
+from tiekd_cache.store.signature import Trust, signed_by
 
+T = TypeVar("T")
 Image = npt.NDArray[np.uint8]
 Intrinsics = npt.NDArray[np.float64]
 
@@ -120,14 +122,14 @@ class ImageCatalogue:
 
     def record(self, shard: int) -> DoneRecord:
         """The done-record of a shard, checked; raises Damage as `Catalogue.record`."""
-        record = DoneRecord.from_bytes(read_whole(self.layout.record_file(shard), self.store.path))
+        record = DoneRecord.from_bytes(self.store.read(self.layout.record_file(shard)))
         record.check(self.fingerprint, shard, self.layout.positions(shard))
         return record
 
     def read_intrinsics(self, shard: int) -> Intrinsics:
         """[n,3,3] float64, pixels, of a shard's frames; raises Damage where the file is not as it was written."""
         file, length = self.layout.intrinsics_file(shard), 72 * self.layout.shard_frames
-        data = without_crc(read_whole(file, self.store.path, length + CRC_BYTES))
+        data = without_crc(self.store.read(file, length + CRC_BYTES))
         if len(data) != length:
             raise Damage(f"intrinsics of {len(data) // 72} frames instead of {self.layout.shard_frames}")
         rows = np.frombuffer(data, "<f8").reshape(-1, 3, 3)
@@ -182,18 +184,20 @@ def open_images(store: Catalogue) -> ImageCatalogue | None:
     """The images beside a store's responses; None where there are none.
 
     Raises:
-        DamagedStoreError: what is there does not belong to these responses, or was changed.
+        DamagedStoreError: what is there does not belong to these responses, was changed, or is not as signed.
+        TrustError: there are shards of images that are not signed.
     """
     if not has_images(store.path):
         return None
-    folder = store.path / FOLDER
-    file = folder / "zarr.json"
+    folder, file = store.path / FOLDER, store.path / FOLDER / "zarr.json"
     try:
-        group = parse_json(read_whole(file, store.path))
+        group = parse_json(store.read(file))
         found = group["attributes"]
         arrays = group["consolidated_metadata"]["metadata"]
         shard_frames = arrays["image"]["chunk_grid"]["configuration"]["chunk_shape"][0]
         layout = image_layout(folder, store.layout, store.schema, shard_frames)
+    except NotAsSigned as reason:
+        raise damaged(store.path, file, reason) from reason
     except (Damage, ValueError, KeyError, IndexError, TypeError) as error:
         raise _unreadable(store.path, file, f"metadata cannot be read ({error})") from error
     expected = _attributes(store.schema)
@@ -205,16 +209,21 @@ def open_images(store: Catalogue) -> ImageCatalogue | None:
         done = done_shards(folder / "done", layout.num_shards, store.path)
     except OSError as error:
         raise damaged(store.path, folder / "done", f"done-records cannot be listed ({error.strerror})") from error
+    if store.signed is not None:
+        store.signed.require_names(store.path, (name_in(store.path, layout.record_file(shard)) for shard in done))
     return ImageCatalogue(layout, expected["fingerprint"], store, done)
 
 
-def images_summary(path: str | Path) -> JsonObject | None:
+def images_summary(path: str | Path, trust: Trust | None = None) -> JsonObject | None:
     """How many images the store at a path has and what they take, for `info`; None where it has none.
 
+    Args:
+        trust: who must have signed it, or what they have.
     Raises:
         StoreError: as `open_catalogue` and `open_images`.
     """
-    images = open_images(open_catalogue(store_path(path)))
+    place = store_path(path)
+    images = open_images(open_catalogue(place, signed_by(place, trust)))
     if images is None:
         return None
     frames = sum(len(images.layout.positions(shard)) for shard in images.done)
@@ -239,7 +248,8 @@ class ImageReader:
 
     def __init__(self, catalogue: ImageCatalogue) -> None:
         self.catalogue = catalogue
-        self._frames = OwnFrames(catalogue.layout)
+        signed = None if catalogue.store.signed is None else SignedShards(catalogue.layout, catalogue.record)
+        self._frames = OwnFrames(catalogue.layout, signed)
         self._digests: dict[int, tuple[int, ...]] = {}
         self._intrinsics: dict[int, Intrinsics] = {}
 
@@ -263,15 +273,13 @@ class ImageReader:
                 raise Damage("the image does not have the digest in its done-record")
             return image
 
-        found: Image = self._checked(position, layout.shard_file(shard), read)
-        return found
+        return self._checked(position, layout.shard_file(shard), read)
 
     def intrinsics(self, position: int) -> Intrinsics:
         """[3,3] float64, pixels, of the frame at a position; raises as `image`."""
         layout = self.catalogue.layout
         shard, place = divmod(position, layout.shard_frames)
-        matrix: Intrinsics = self._checked(position, layout.intrinsics_file(shard), self._intrinsics_of)[place].copy()
-        return matrix
+        return np.array(self._checked(position, layout.intrinsics_file(shard), self._intrinsics_of)[place])
 
     def _digests_of(self, shard: int) -> tuple[int, ...]:
         if shard not in self._digests:
@@ -283,7 +291,7 @@ class ImageReader:
             self._intrinsics[shard] = self.catalogue.read_intrinsics(shard)
         return self._intrinsics[shard]
 
-    def _checked(self, position: int, file: Path, read: Any) -> Any:
+    def _checked(self, position: int, file: Path, read: Callable[[int], T]) -> T:
         try:
             return read_again(lambda: file, lambda: read(position // self.catalogue.layout.shard_frames))
         except Damage as damage:

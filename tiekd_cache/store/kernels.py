@@ -1,18 +1,15 @@
-"""Undoing the prediction and resizing: compiled where numba can be had, in numpy otherwise; the same bits either way.
-
-numba is loaded at the first frame that is read, not on import: `info` and the command line's help do not need it.
-"""
+"""Prediction undone, maps resized: compiled where numba can be had, in numpy elsewhere; the same bits either way."""
 
 from __future__ import annotations
 
-import os
-import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from tiekd_cache.machine_code import load_compiled
 from tiekd_cache.store.codec import (
     Codes,
     Depth,
@@ -140,11 +137,9 @@ class CompiledKernels:
 
     fast_planes = True
 
-    def __init__(self) -> None:
-        from tiekd_cache.store import compiled, compiled_planes
-
-        self._compiled: Any = compiled
-        self._planes: Any = compiled_planes
+    def __init__(self, compiled: Any, planes: Any) -> None:
+        self._compiled = compiled
+        self._planes = planes
 
     def encode(self, depth: Depth, step: float, min_depth: float, max_depth: float) -> tuple[Codes, Codes]:
         """See Kernels."""
@@ -189,24 +184,8 @@ class CompiledKernels:
         self._compiled.sum_image(differences, image)
 
 
-_loaded: list[Kernels] = []
-_loading = threading.RLock()
-# A fork waits until no thread is loading: the child would inherit half-initialised modules, and their locks for ever.
-os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
-
-
+@cache
 def kernels() -> Kernels:
-    """The compiled loops; numpy's where numba cannot be imported or is told not to compile (NUMBA_DISABLE_JIT)."""
-    if not _loaded:
-        with _loading:
-            if not _loaded:
-                _loaded.append(_load())
-    return _loaded[0]
-
-
-def _load() -> Kernels:
-    try:
-        from numba import config
-    except ImportError:  # not there, or not made for this numpy
-        return NumpyKernels()
-    return NumpyKernels() if config.DISABLE_JIT else CompiledKernels()
+    """The compiled loops; numpy's where numba cannot be had (`load_compiled`)."""
+    modules = load_compiled("tiekd_cache.store.compiled", "tiekd_cache.store.compiled_planes")
+    return NumpyKernels() if modules is None else CompiledKernels(*modules)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.store.chunks import Damage
+from tiekd_cache.store.chunks import Damage, NotAsSigned
 from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, RefusedError, is_remote, open_objects
 
 StorePlace = str | Path | Objects
@@ -145,7 +145,7 @@ def read_again(file: Callable[[], Path], read: Callable[[], T]) -> T:
     """What `read` returns; where a copy of the file is damaged, it is given up, and read once more from the store.
 
     Raises:
-        Damage: the store itself is damaged, or what keeps the copies is.
+        Damage: the store itself is damaged, or what keeps the copies is; NotAsSigned: the store is not as signed.
     """
     try:
         return read()
@@ -156,6 +156,8 @@ def read_again(file: Callable[[], Path], read: Callable[[], T]) -> T:
             raise
     try:
         return read()
+    except NotAsSigned:
+        raise
     except Damage as damage:
         raise Damage(f"{damage}; so it was before the cache fetched it anew: its disk may be faulty") from damage
 

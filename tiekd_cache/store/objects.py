@@ -15,15 +15,8 @@ from typing import Protocol
 
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.foreign import SMALL_BYTES, open_regular, read_file
-from tiekd_cache.store.durable import (
-    check_inside,
-    clear_errors,
-    create_file,
-    is_partial,
-    make_folders,
-    remove_file,
-    write_file,
-)
+from tiekd_cache.store.durable import check_inside, clear_errors, create_file, make_folders, remove_file, write_file
+from tiekd_cache.whole_file import is_partial
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
 

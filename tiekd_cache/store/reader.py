@@ -7,30 +7,26 @@ in each process, at its first use there: threads share it, forked and spawned wo
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from tiekd_cache.errors import FrameNotFoundError, ShapeError, StoreError
+from tiekd_cache.errors import ConfigError, FrameNotFoundError, ShapeError, StoreError
 from tiekd_cache.store.batches import read_batch
 from tiekd_cache.store.cache import DEFAULT_LIMIT_BYTES, through_cache
 from tiekd_cache.store.catalogue import Catalogue, damaged, open_catalogue
 from tiekd_cache.store.chunks import Damage
-from tiekd_cache.store.codec import Codes, Depth, frame_digest
-from tiekd_cache.store.frames import FrameReader, OwnFrames, ZarrFrames
-from tiekd_cache.store.images import Image, ImageReader, Intrinsics, open_images
+from tiekd_cache.store.codec import Depth, frame_digest
+from tiekd_cache.store.images import Image, ImageReader, Intrinsics
 from tiekd_cache.store.info import StoreInfo
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.object_path import StorePlace, is_network, read_again, store_path
-from tiekd_cache.store.refusals import not_found, refuse_unfinished
+from tiekd_cache.store.process import Process, ReaderName
+from tiekd_cache.store.refusals import not_found, refuse_other_records, refuse_unfinished
 from tiekd_cache.store.resize import resize_bilinear
 from tiekd_cache.store.schema import StoreSchema
-
-ReaderName = Literal["local", "zarr"]
+from tiekd_cache.store.signature import Signed, Trust, signed_by
 
 
 def open_store(
@@ -40,6 +36,7 @@ def open_store(
     reader: ReaderName = "local",
     cache_dir: str | Path | None = None,
     cache_bytes: int = DEFAULT_LIMIT_BYTES,
+    trust: Trust | None = None,
 ) -> ResponseStore:
     """The responses of a teacher, by frame id.
 
@@ -50,36 +47,56 @@ def open_store(
             from folders only.
         cache_dir: folder in which what is read over a network is kept; see `CachedObjects`.
         cache_bytes: that the shards in it may take.
+        trust: who must have signed the store (`Signers.read`): all that is read of it must be what they signed.
     Raises:
         ConfigError: no such kind of place, or what reads it is not installed.
         StoreError: there is no store, it is not finished, damaged, or of a newer format; says which and what to do.
+        TrustError: it is not signed by any of these, or has shards that are not.
     """
     place = path if cache_dir is None else through_cache(path, cache_dir, cache_bytes)
-    return ResponseStore(place, allow_partial=allow_partial, reader=reader)
+    return ResponseStore(place, allow_partial=allow_partial, reader=reader, trust=trust)
 
 
 class ResponseStore:
     """`store[frame_id]` is a teacher's depth; `len`, `in` and iteration go over the frames that are finished.
 
-    Pickled, it is its path or URL: whoever unpickles it opens it anew, and only a store with the same fingerprint.
+    Attributes:
+        signed: what a trusted signer has signed of it; None where no signature was asked for.
+
+    Pickled, it is its path or URL: whoever unpickles it opens it anew, and only a store with the same fingerprint, and
+    as it was signed where that was asked for.
     """
 
-    def __init__(self, path: StorePlace, *, allow_partial: bool = False, reader: ReaderName = "local") -> None:
-        self._set_up(store_path(path), allow_partial, reader, None)
-        self._open()
+    def __init__(
+        self,
+        path: StorePlace,
+        *,
+        allow_partial: bool = False,
+        reader: ReaderName = "local",
+        trust: Trust | None = None,
+    ) -> None:
+        if reader == "zarr" and trust is not None:
+            raise ConfigError("zarr-python compares nothing with a signature: leave reader='zarr' or trust out")
+        place = store_path(path)
+        self._set_up(place, allow_partial, reader, None, signed_by(place, trust))
+        catalogue = self._open()
+        if catalogue.signed is not None:
+            refuse_other_records(catalogue)
 
-    def _set_up(self, path: Path, allow_partial: bool, reader: ReaderName, fingerprint: str | None) -> None:
+    def _set_up(
+        self, path: Path, allow_partial: bool, reader: ReaderName, fingerprint: str | None, signed: Signed | None
+    ) -> None:
         self._path, self._allow_partial, self._reader = path, allow_partial, reader
-        self._fingerprint = fingerprint
+        self._fingerprint, self.signed = fingerprint, signed
         self._catalogue: Catalogue | None = None
         self._frame_ids: Sequence[str] = ()
         self._info: StoreInfo | None = None
-        self._process: _Process | None = None
+        self._process: Process | None = None
 
-    def __getstate__(self) -> tuple[Path, bool, ReaderName, str | None]:
-        return self._path, self._allow_partial, self._reader, self._fingerprint
+    def __getstate__(self) -> tuple[Path, bool, ReaderName, str | None, Signed | None]:
+        return self._path, self._allow_partial, self._reader, self._fingerprint, self.signed
 
-    def __setstate__(self, state: tuple[Path, bool, ReaderName, str | None]) -> None:
+    def __setstate__(self, state: tuple[Path, bool, ReaderName, str | None, Signed | None]) -> None:
         self._set_up(*state)
 
     def __getitem__(self, frame_id: str) -> Depth:
@@ -182,7 +199,7 @@ class ResponseStore:
 
     def _open(self) -> Catalogue:
         if self._catalogue is None:
-            catalogue = open_catalogue(self._path)
+            catalogue = open_catalogue(self._path, self.signed)
             if self._fingerprint not in (None, catalogue.schema.fingerprint):
                 raise StoreError(
                     f"Store {self._path} was replaced by another (fingerprint {catalogue.schema.fingerprint[:12]}, was"
@@ -246,47 +263,8 @@ class ResponseStore:
             )
         return images
 
-    def _opened(self) -> _Process:
+    def _opened(self) -> Process:
         process = self._process
         if process is None or process.pid != os.getpid():  # a forked child shares no file and no lock
-            process = self._process = _Process(self._open(), self._reader)
+            process = self._process = Process(self._open(), self._reader)
         return process
-
-
-class _Process:
-    """What a process keeps open of a store, and the buffers of each of its threads.
-
-    The buffers are overwritten by the thread's next frame: fresh memory for each would cost as much as decoding it.
-    """
-
-    def __init__(self, catalogue: Catalogue, reader: ReaderName) -> None:
-        self.pid = os.getpid()
-        self.frames: FrameReader = (OwnFrames if reader == "local" else ZarrFrames)(catalogue.layout)
-        self._catalogue = catalogue
-        self._digests: dict[int, tuple[int, ...]] = {}
-        self._thread = threading.local()
-
-    @cached_property
-    def images(self) -> ImageReader | None:
-        """What reads the store's images, where it has some."""
-        found = open_images(self._catalogue)
-        return None if found is None else ImageReader(found)
-
-    def digests(self, shard: int) -> tuple[int, ...]:
-        """The digests in a shard's done-record, which is read once."""
-        found = self._digests.get(shard)
-        if found is None:
-            found = self._digests[shard] = self._catalogue.record(shard).digests
-        return found
-
-    def codes_buffer(self) -> Codes:
-        """[h,w] uint16 of this thread."""
-        if not hasattr(self._thread, "codes"):
-            self._thread.codes = np.empty(self._catalogue.layout.native_size, np.uint16)
-        return self._thread.codes  # type: ignore[no-any-return]
-
-    def depth_buffer(self) -> Depth:
-        """[h,w] float32 of this thread."""
-        if not hasattr(self._thread, "depth"):
-            self._thread.depth = np.empty(self._catalogue.layout.native_size, np.float32)
-        return self._thread.depth  # type: ignore[no-any-return]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.object_path import names_in
 from tiekd_cache.store.schema import canonical_json, sha256_of
+from tiekd_cache.version import __version__
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class DoneRecord:
         digests: crc32c of each frame's codes.
         file_bytes, file_sha256: of the shard's file.
         finished_at: UTC, ISO 8601.
-        write_seconds: encoding, writing and reading back.
+        write_seconds: encoding, writing and reading back; in a bucket, encoding alone.
         version: of the tiekd-cache that made it.
     """
 
@@ -37,6 +42,23 @@ class DoneRecord:
     finished_at: str
     write_seconds: float
     version: str
+
+    @classmethod
+    def of(
+        cls, fingerprint: str, shard: int, positions: range, digests: Sequence[int], data: bytes, started: float
+    ) -> DoneRecord:
+        """The record, as of now, of a shard with these bytes, on which work began at `started` (`time.monotonic`)."""
+        return cls(
+            fingerprint=fingerprint,
+            shard=shard,
+            first_frame=positions.start,
+            digests=tuple(digests),
+            file_bytes=len(data),
+            file_sha256=hashlib.sha256(data).hexdigest(),
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            write_seconds=round(time.monotonic() - started, 3),
+            version=__version__,
+        )
 
     def to_bytes(self) -> bytes:
         """The record as it is written: JSON with a digest of itself."""

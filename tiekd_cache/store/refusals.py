@@ -1,9 +1,11 @@
-"""What a store refuses: to be used before it is finished, and to answer for frames that it does not have."""
+"""What a store refuses: to be used unfinished or not as signed, and to answer for frames that it does not have."""
 
 from __future__ import annotations
 
 from tiekd_cache.errors import FrameNotFoundError, StoreError
-from tiekd_cache.store.catalogue import Catalogue
+from tiekd_cache.store.catalogue import Catalogue, damaged
+from tiekd_cache.store.chunks import Damage
+from tiekd_cache.store.object_path import side_by_side
 
 
 def refuse_unfinished(catalogue: Catalogue) -> None:
@@ -16,6 +18,18 @@ def refuse_unfinished(catalogue: Catalogue) -> None:
             f" {layout.num_shards} shards have no record in {catalogue.path / 'done'}). Run the same `tiekd-cache"
             " precompute` again, it resumes; or use what there is with --allow-partial (allow_partial=True)."
         )
+
+
+def refuse_other_records(catalogue: Catalogue) -> None:
+    """Raise DamagedStoreError unless every done-record, and with it each shard's sha256, is as signed."""
+
+    def check(shard: int) -> None:
+        try:
+            catalogue.record(shard)
+        except Damage as damage:
+            raise damaged(catalogue.path, catalogue.layout.record_file(shard), damage) from damage
+
+    side_by_side(check, sorted(catalogue.done))
 
 
 def not_found(catalogue: Catalogue, frame_id: str, position: int | None) -> FrameNotFoundError:

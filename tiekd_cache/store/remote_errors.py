@@ -43,6 +43,10 @@ def reason_of(error: Exception, scheme: str) -> str:
     if is_refusal(error):
         said = f"access is refused ({status or 'no permission'}). "
         return said + _ACCESS.get(scheme, "Ask whoever runs the server for access")
+    if status == 404 and scheme not in ("http", "https"):
+        return (
+            "there is no such bucket. Check its name, or make it; AWS_ENDPOINT_URL names a server other than Amazon's"
+        )
     if status is not None:
         return f"the server answers {status}. Try again later, or ask whoever runs it"
     if "redirect without LOCATION" in text:

@@ -64,6 +64,10 @@ class Shard:
         """The bytes of one chunk, unchecked."""
         return self._source.read(int(self.index[place, 0]), int(self.index[place, 1]))
 
+    def read_all(self) -> bytes:
+        """All bytes of the shard, unchecked."""
+        return self._source.read(0, self._source.total())
+
 
 class ShardFile(Shard):
     """A shard's file, open. Reading moves no file position.

@@ -22,18 +22,19 @@ from tiekd_cache.store.catalogue import (
     DamagedStoreError,
     open_catalogue,
     read_group,
-    read_whole,
 )
 from tiekd_cache.store.chunks import Damage, decode_digests
 from tiekd_cache.store.codec import frame_digest
-from tiekd_cache.store.durable import is_partial, make_folders, remove_files, write_file
+from tiekd_cache.store.durable import make_folders, remove_files, write_file
 from tiekd_cache.store.layout import metadata_bytes, same_format
-from tiekd_cache.store.object_path import files_below, objects_of, store_path
-from tiekd_cache.store.objects import RefusedError
+from tiekd_cache.store.object_path import objects_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import sha256_of
 from tiekd_cache.store.shard_file import ShardBytes
-from tiekd_cache.store.verify_images import check_images, images_of, is_image_file, number_in
+from tiekd_cache.store.signature import Trust, signed_by
+from tiekd_cache.store.verify_images import check_images
+from tiekd_cache.store.verify_notes import stray_files, unfinished
+from tiekd_cache.store.whole import read_whole
 
 
 class ProgressBar(Protocol):
@@ -87,7 +88,12 @@ class VerifyReport:
 
 
 def verify_store(
-    path: str | Path, progress: Progress | None = None, *, repair: bool = False, threads: int | None = None
+    path: str | Path,
+    progress: Progress | None = None,
+    *,
+    repair: bool = False,
+    threads: int | None = None,
+    trust: Trust | None = None,
 ) -> VerifyReport:
     """Compare everything in a store with its digests: attributes, frame list, array metadata, records, every frame.
 
@@ -96,16 +102,19 @@ def verify_store(
         progress: makes a progress bar; none is shown without it.
         repair: drop the shards that are wrong, done-record first, and wrong statistics; write Zarr metadata anew.
         threads: that check side by side, each a shard; as many as this process may use cores where None.
+        trust: who must have signed it: what is not as they signed it is a problem.
     Raises:
         StoreError: there is no store, or one of a newer format; or a repair cannot be written.
+        TrustError: it is not signed by any of these, or has shards that are not.
     """
     path = store_path(path)
     if repair and objects_of(path) is not None:
         raise ConfigError(
             f"{path} can only be looked at: --repair works on a store in a folder; pull it, or repair that"
         )
+    signed = signed_by(path, trust)
     try:
-        catalogue = open_catalogue(path)
+        catalogue = open_catalogue(path, signed)
     except DamagedStoreError as error:
         note = "nothing else was checked: without these metadata the rest has no meaning"
         return VerifyReport(path, 0, 0, (str(error),), (note,))
@@ -133,7 +142,7 @@ def verify_store(
     of_images, repaired_images, image_notes = check_images(catalogue, repair)
     problems += of_images
     repaired += repaired_images
-    notes = [*_unfinished(catalogue), *image_notes, *_stray_files(catalogue)]
+    notes = [*unfinished(catalogue), *image_notes, *stray_files(catalogue)]
     return VerifyReport(path, catalogue.layout.num_frames, whole, tuple(problems), tuple(notes), tuple(repaired))
 
 
@@ -159,7 +168,7 @@ def _check_metadata(catalogue: Catalogue, repair: bool) -> tuple[list[str], list
     for name, expected in documents.items():
         file = catalogue.path / name
         try:
-            if not same_format(parse_json(read_whole(file, catalogue.path)), expected):
+            if not same_format(parse_json(catalogue.read(file)), expected):
                 raise Damage("metadata are not those of format 1")
         except (Damage, ValueError) as error:
             problems.append(f"{file}: {error}")
@@ -202,7 +211,7 @@ def _check_shard(catalogue: Catalogue, shard: int) -> Iterator[str]:
     yield from _check_frames(catalogue, shard, record)
     file = layout.digest_file(shard)
     try:
-        digests = decode_digests(read_whole(file, layout.path), layout.shard_frames, len(record.digests))
+        digests = decode_digests(catalogue.read(file), layout.shard_frames, len(record.digests))
         if tuple(digests) != record.digests:
             raise Damage("digests differ from those in the done-record")
     except Damage as damage:
@@ -240,7 +249,7 @@ def _check_statistics(catalogue: Catalogue) -> Iterator[tuple[Path, str]]:
         if shard not in there:
             continue
         try:
-            document = parse_json(read_whole(file, catalogue.path))
+            document = parse_json(catalogue.read(file))
             if not isinstance(document, dict):
                 raise Damage("statistics are no JSON object")
             if document.pop("statistics_digest", None) != sha256_of(document):
@@ -249,41 +258,3 @@ def _check_statistics(catalogue: Catalogue) -> Iterator[tuple[Path, str]]:
                 raise Damage("statistics belong to another store or shard")
         except (Damage, ValueError) as error:
             yield file, f"{file}: {error}"
-
-
-def _unfinished(catalogue: Catalogue) -> Iterator[str]:
-    layout, done = catalogue.layout, catalogue.num_done()
-    if done < layout.num_frames:
-        yield (
-            f"not finished: {layout.num_frames - done} of {layout.num_frames} frames are not there yet; the same"
-            " `tiekd-cache precompute` makes them"
-        )
-
-
-def _stray_files(catalogue: Catalogue) -> Iterator[str]:
-    layout = catalogue.layout
-    names = ("zarr.json", *(f"{name}/zarr.json" for name in layout.array_metadata()))
-    metadata = {layout.path / name for name in names}
-    chunks = -(-layout.num_frames // layout.frame_id_chunk)
-    places = (layout.shard_file, layout.digest_file, layout.record_file, layout.claim_file, layout.statistics_file)
-    images = images_of(catalogue)
-
-    def belongs(file: Path) -> bool:
-        number = number_in(file, layout.path)
-        return (
-            file in metadata
-            or (number < layout.num_shards and any(file == place(number) for place in places))
-            or (number < chunks and file == layout.frame_id_file(number))
-            or (images is not None and is_image_file(images, file))
-        )
-
-    try:
-        files = files_below(layout.path)
-    except (ConfigError, RefusedError):
-        yield "no list of what is there is to be had: files that do not belong were not looked for"
-        return
-    for file in files:
-        if is_partial(file.name):
-            yield f"{file}: an interrupted write left it; harmless, it goes when that shard is written"
-        elif not belongs(file):
-            yield f"{file}: belongs to no part of the store"

@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tiekd_cache.errors import TrustError
 from tiekd_cache.foreign import parse_json
-from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, read_whole
+from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import remove_files
 from tiekd_cache.store.images import ImageCatalogue, decode_image, image_digest, open_images
 from tiekd_cache.store.layout import same_format
 from tiekd_cache.store.shard_file import ShardBytes
+from tiekd_cache.store.whole import read_whole
 
 
 def check_images(store: Catalogue, repair: bool) -> tuple[list[str], list[str], list[str]]:
@@ -27,7 +29,7 @@ def check_images(store: Catalogue, repair: bool) -> tuple[list[str], list[str], 
     repaired: list[str] = []
     try:
         images = open_images(store)
-    except DamagedStoreError as error:
+    except (DamagedStoreError, TrustError) as error:
         return [str(error)], [], []
     if images is None:
         return [], [], []
@@ -47,7 +49,7 @@ def images_of(store: Catalogue) -> ImageCatalogue | None:
     """The images of a store; None where it has none that can be read."""
     try:
         return open_images(store)
-    except DamagedStoreError:
+    except (DamagedStoreError, TrustError):
         return None
 
 
@@ -56,7 +58,7 @@ def is_image_file(images: ImageCatalogue, file: Path) -> bool:
     layout, number = images.layout, number_in(file, images.layout.path)
     if file in {layout.path / "zarr.json", *(layout.path / name / "zarr.json" for name in layout.array_metadata())}:
         return True
-    return number < layout.num_shards and file in (*_files_of(images, number), layout.claim_file(number))
+    return number < layout.num_shards and file in _files_of(images, number)
 
 
 def number_in(file: Path, folder: Path) -> int:
@@ -75,7 +77,7 @@ def _check_metadata(images: ImageCatalogue) -> Iterator[str]:
     for name, expected in images.layout.array_metadata().items():
         file = images.layout.path / name / "zarr.json"
         try:
-            if not same_format(parse_json(read_whole(file, images.store.path)), expected):
+            if not same_format(parse_json(images.store.read(file)), expected):
                 raise Damage("metadata are not those of format 1")
         except (Damage, ValueError) as error:
             yield f"{file}: {error}"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +17,12 @@ from tiekd_cache.store.chunks import Damage, encode_chunk, encode_digests, encod
 from tiekd_cache.store.claims import claim_shard
 from tiekd_cache.store.codec import Codes, Depth, find_invalid, frame_digest
 from tiekd_cache.store.durable import create_folder, make_folders, remove_file, write_file
+from tiekd_cache.store.image_writer import ImageWriter
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import Layout, metadata_bytes
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import StoreSchema, frames_digest
 from tiekd_cache.store.shard_file import ShardFile
-from tiekd_cache.version import __version__
 
 
 class StoreWriter:
@@ -33,7 +31,10 @@ class StoreWriter:
     Attributes:
         path: the store's folder.
         schema: its attributes.
+        look_again_s: seconds until it is worth while to ask again what other processes have done.
     """
+
+    look_again_s = 0.5
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.path = catalogue.path
@@ -57,18 +58,13 @@ class StoreWriter:
                 settings, which are named; or it cannot be written.
         """
         path = local_path(path)
-        _check_frames(path, schema, frame_ids, shard_frames)
+        check_frames(path, schema, frame_ids, shard_frames)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            create_folder(path, _new_store(path, schema, frame_ids, shard_frames))  # False: somebody was first
+            create_folder(path, new_store(path, schema, frame_ids, shard_frames))  # False: somebody was first
         if not is_store(path):
             raise StoreError(f"{path} exists and is no tiekd-cache store: nothing was touched; choose another --store")
         catalogue = open_catalogue(path)
-        differences = catalogue.schema.differences(schema)
-        if differences:
-            raise StoreError(
-                f"Store {path} was begun with other settings: {'; '.join(differences)}. Choose another --store, use the"
-                " settings it was begun with, or remove it."
-            )
+        require_settings(catalogue, schema)
         return cls(catalogue)
 
     @property
@@ -127,22 +123,26 @@ class StoreWriter:
             codes, residual = self._encode(frame_id, depth)
             digests.append(frame_digest(codes))
             chunks.append(encode_chunk(residual))
-        data = pack_shard(chunks, self._layout.shard_frames)
+        self._keep(shard, pack_shard(chunks, self._layout.shard_frames), digests, started)
+
+    def images(self) -> ImageWriter:
+        """The writer of the images beside the responses; begins them where they are not.
+
+        Raises:
+            StoreError: as `ImageWriter.open`.
+        """
+        return ImageWriter.open(self.path)
+
+    def _keep(self, shard: int, data: bytes, digests: Sequence[int], started: float) -> None:
+        """Write an encoded shard, read it back, and record it as done."""
         self._write(self._layout.shard_file(shard), data)
         self._read_back(shard, digests)
         self._write(self._layout.digest_file(shard), encode_digests(digests, self._layout.shard_frames))
-        record = DoneRecord(
-            fingerprint=self.schema.fingerprint,
-            shard=shard,
-            first_frame=self._layout.positions(shard).start,
-            digests=tuple(digests),
-            file_bytes=len(data),
-            file_sha256=hashlib.sha256(data).hexdigest(),
-            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            write_seconds=round(time.monotonic() - started, 3),
-            version=__version__,
-        )
-        self._write(self._layout.record_file(shard), record.to_bytes())
+        self._write(self._layout.record_file(shard), self._record(shard, data, digests, started).to_bytes())
+
+    def _record(self, shard: int, data: bytes, digests: Sequence[int], started: float) -> DoneRecord:
+        positions = self._layout.positions(shard)
+        return DoneRecord.of(self.schema.fingerprint, shard, positions, digests, data, started)
 
     def _encode(self, frame_id: str, depth: Depth) -> tuple[Codes, Codes]:
         schema = self.schema
@@ -182,7 +182,8 @@ class StoreWriter:
             ) from damage
 
 
-def _check_frames(path: Path, schema: StoreSchema, frame_ids: Sequence[str], shard_frames: int) -> None:
+def check_frames(path: Path, schema: StoreSchema, frame_ids: Sequence[str], shard_frames: int) -> None:
+    """Raise StoreError unless a new store at the path can hold these frames, and the schema describes them."""
     if not frame_ids or shard_frames < 1:
         raise StoreError(f"Store {path} cannot hold {len(frame_ids)} frames in shards of {shard_frames}: give some")
     if problem := Layout(path, len(frame_ids), schema.native_size, shard_frames).problem():
@@ -197,8 +198,18 @@ def _check_frames(path: Path, schema: StoreSchema, frame_ids: Sequence[str], sha
         raise StoreError(f"The schema of store {path} describes other frames: build it from the same {len(frame_ids)}")
 
 
-def _new_store(path: Path, schema: StoreSchema, frame_ids: Sequence[str], shard_frames: int) -> dict[str, bytes]:
-    """Every file of an empty store."""
+def require_settings(catalogue: Catalogue, schema: StoreSchema) -> None:
+    """Raise StoreError unless a store has the fingerprint of the schema; names the fields that differ."""
+    differences = catalogue.schema.differences(schema)
+    if differences:
+        raise StoreError(
+            f"Store {catalogue.path} was begun with other settings: {'; '.join(differences)}. Choose another --store,"
+            " use the settings it was begun with, or remove it."
+        )
+
+
+def new_store(path: Path, schema: StoreSchema, frame_ids: Sequence[str], shard_frames: int) -> dict[str, bytes]:
+    """Every file of an empty store by its name in it, `zarr.json` last; names of empty folders end in `/`."""
     layout = Layout(path, len(frame_ids), schema.native_size, shard_frames)
     files = {"done/": b"", "claims/": b"", "residual/c/": b"", "digest/c/": b""}
     for name, metadata in layout.array_metadata().items():

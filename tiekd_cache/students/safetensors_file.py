@@ -11,6 +11,7 @@ import safetensors
 import safetensors.torch
 
 from tiekd_cache.errors import CheckpointError, first_line
+from tiekd_cache.whole_file import whole_file
 
 
 def write_safetensors(path: Path, payload: Mapping[str, Any]) -> None:
@@ -21,14 +22,11 @@ def write_safetensors(path: Path, payload: Mapping[str, Any]) -> None:
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in payload["state_dict"].items()}
     metadata = {"format": str(payload["format"]), **{key: json.dumps(payload[key]) for key in ("settings", "meta")}}
-    aside = path.with_name(f".{path.name}.partial")
     try:
-        safetensors.torch.save_file(tensors, aside, metadata=metadata)
-        aside.replace(path)
+        with whole_file(path) as file:
+            file.write(safetensors.torch.save(tensors, metadata))
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"Cannot write {path}: {first_line(error)}. Choose another file.") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import struct
 import zipfile
@@ -21,6 +20,7 @@ from tiekd_cache.students.meta import made_on_meta
 from tiekd_cache.students.payload_check import check_payload
 from tiekd_cache.students.safetensors_file import read_safetensors, write_safetensors
 from tiekd_cache.students.student import Student, build_student
+from tiekd_cache.whole_file import whole_file
 
 FORMAT = "tiekd-student/1"
 _KEYS = ("settings", "state_dict", "meta")
@@ -46,21 +46,14 @@ def student_payload(student: Student, meta: Mapping[str, Any]) -> dict[str, Any]
 
 
 def write_payload(path: Path, payload: Mapping[str, Any]) -> None:
-    """Write aside, flush to the disk, rename; raises CheckpointError, naming the reason, where that fails."""
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    """Write as `whole_file` does; raises CheckpointError, naming the reason, where that fails."""
     try:
-        with aside.open("wb") as file:
+        with whole_file(path) as file:
             torch.save(dict(payload), file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(
             f"Cannot write {path}: {first_line(error)}. The file that was there is unharmed."
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_payload(path: Path) -> dict[str, Any]:
@@ -163,11 +156,3 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Studen
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{path} holds weights that do not fit its settings: {first_line(error)}.") from error
     return student.to(device)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,6 @@ statistics  string [shards]: the statistics of each shard as JSON, empty where t
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,15 @@ from tiekd_cache.errors import StoreError
 from tiekd_cache.progress import ProgressFactory, progress_bar
 from tiekd_cache.statistics import ShardStatistics
 from tiekd_cache.store import ResponseStore, open_store
-from tiekd_cache.store.catalogue import damaged, local_path, read_optional
+from tiekd_cache.store.catalogue import Catalogue, damaged, local_path, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.codec import MISSING_CODE, Codes, frame_digest, quantise
-from tiekd_cache.store.durable import clear_errors, partial_path, remove_abandoned, sync_folder
+from tiekd_cache.store.durable import clear_errors
 from tiekd_cache.store.layout import statistics_file
 from tiekd_cache.store.schema import StoreSchema
 from tiekd_cache.transfer.export_folder import ExportReport
 from tiekd_cache.transfer.patient_file import PatientFile
+from tiekd_cache.whole_file import whole_file
 
 FORMAT = "tiekd-cache-hdf5/1"
 
@@ -51,20 +51,11 @@ def export_hdf5(store_path: str | Path, out: str | Path, *, progress: ProgressFa
         return ExportReport(out, len(store), 0)
     with clear_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(out)
-        partial = partial_path(out)
-        try:
-            with partial.open("x+b", buffering=0) as raw:
-                target = PatientFile(raw.fileno())
-                with h5py.File(target, "w") as file:
-                    _write(file, store, progress, target)
-                target.check()
-                os.fsync(raw.fileno())
-            partial.rename(out)
-            sync_folder(out.parent)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with whole_file(out) as raw:
+            target = PatientFile(raw.fileno())
+            with h5py.File(target, "w") as file:
+                _write(file, store, progress, target)
+            target.check()
     return ExportReport(out, len(store), len(store))
 
 
@@ -118,18 +109,19 @@ def _describe(file: Any, store: ResponseStore, schema: StoreSchema) -> None:
 
 
 def _statistics(store: ResponseStore) -> list[str]:
-    return [_text_of(statistics_file(store.info.path, shard), store) for shard in range(store.info.num_shards)]
+    catalogue = open_catalogue(store.info.path, store.signed)
+    return [_text_of(statistics_file(store.info.path, shard), catalogue) for shard in range(store.info.num_shards)]
 
 
-def _text_of(file: Path, store: ResponseStore) -> str:
+def _text_of(file: Path, store: Catalogue) -> str:
     """The statistics of a shard, nothing where it has none; raises DamagedStoreError where importing would fail."""
     try:
-        data = read_optional(file, store.info.path)
+        data = store.read_optional(file)
         if data is None:
             return ""
         ShardStatistics.from_bytes(data)
     except (Damage, ValueError) as error:
-        raise damaged(store.info.path, file, error) from error
+        raise damaged(store.path, file, error) from error
     return data.decode()
 
 
