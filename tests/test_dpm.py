@@ -93,7 +93,9 @@ def test_bins_refuse_ranges_that_make_no_bins(low: float, high: float, count: in
         Bins.uniform(low, high, count)
 
 
-@pytest.mark.parametrize("change", [{"num_bins": 2.5}, {"num_bins": True}, {"spacing": "cubic"}, {"min_depth": "near"}])
+@pytest.mark.parametrize(
+    "change", [{"num_bins": 2.5}, {"num_bins": True}, {"num_bins": 10**9}, {"spacing": "cubic"}, {"min_depth": "near"}]
+)
 def test_bins_from_json_refuses_values(change: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Bins.from_json({**KITTI.to_json(), **change})

@@ -251,6 +251,11 @@ def test_damaged_and_unsafe_folders_are_refused_in_one_line(models: Path, tmp_pa
     save_file(state, weights, metadata={"format": "pt"})
     refused(folder, f"lack 1 tensors.*{absent}")
     weights.write_bytes(whole)
+    config = (folder / "config.json").read_text()
+    sizes = {"hidden_sizes": [1 << 16] * 4, "decoder_hidden_size": 1 << 16, "num_attention_heads": [64] * 4}
+    (folder / "config.json").write_text(json.dumps({**json.loads(config), **sizes}))
+    refused(folder, "declares a model of [0-9]{13} bytes, and holds [0-9]{6} bytes of weights")
+    (folder / "config.json").write_text(config)
     (folder / "preprocessor_config.json").unlink()
     refused(folder, "preprocessor_config.json")
     refused(folder, "brings its own weights", weights="random:0")

@@ -22,7 +22,7 @@ from tiekd_cache.foreign import check_nesting, read_file
 
 T = TypeVar("T")
 
-_TOO_LARGE = 1 << 63
+_TOO_LARGE = 1 << 64
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:

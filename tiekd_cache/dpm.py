@@ -26,6 +26,9 @@ DENSITY_FLOOR = 1e-16
 FLOORED_SCORE = -1000.0
 """Released form: the score that a bin gets in place of such a density; its probability is exactly 0 in float32."""
 
+MOST_BINS = 1 << 16
+"""A bin for each code of a 16-bit depth map."""
+
 RANGE_TOLERANCE = 1e-5
 """How far, relative to a bound, a depth may lie outside the bins: rounding (a coarser dtype's own), no more."""
 
@@ -49,8 +52,10 @@ class Bins:
     spacing: str = "uniform"
 
     def __post_init__(self) -> None:
-        if isinstance(self.num_bins, bool) or not isinstance(self.num_bins, int) or self.num_bins < 2:
-            raise ConfigError(f"num_bins = {self.num_bins!r}: a DPM needs a whole number of bins, at least 2.")
+        if type(self.num_bins) is not int or not 2 <= self.num_bins <= MOST_BINS:
+            raise ConfigError(
+                f"num_bins = {self.num_bins!r}: a DPM needs a whole number of bins, at least 2 and at most {MOST_BINS}."
+            )
         if not (0 < self.min_depth < self.max_depth < math.inf):
             raise ConfigError(
                 f"Bins from {self.min_depth} m to {self.max_depth} m: need 0 < min_depth < max_depth, both finite."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from numcodecs.zstd import Zstd
 from store_helpers import build_schema, depth_maps, files_of, make_store, open_writer, write_all
 
 from tiekd_cache.errors import StoreError
+from tiekd_cache.openssh import sshsig
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.progress import no_progress_bar
 from tiekd_cache.sharing import copy_store
@@ -376,6 +378,16 @@ def test_folders_without_end_are_looked_through(path: Path) -> None:
     assert [store.problem for store in list_stores(path.parent)] == [None]
     pull(path)
     subprocess.run(["rm", "-r", path / "d"], check=True)  # deeper than shutil.rmtree goes
+
+
+def test_a_signature_of_a_million_parts_is_none(path: Path) -> None:
+    parts = b"SSHSIG\0\0\0\1" + bytes(16 << 20)  # empty texts, four bytes each
+    (path / "signature").write_bytes(b"{}" + sshsig.BEGIN + base64.b64encode(parts))
+
+    def work() -> None:
+        assert "is no SSH signature" in tiekd("info", path, cwd=path.parent).err
+
+    in_little_memory(work)
 
 
 def test_a_bucket_of_many_stores_is_listed_in_one_go() -> None:

@@ -18,6 +18,8 @@ _MAGIC = b"SSHSIG"
 _VERSION = (1).to_bytes(4, "big")
 _HASH = b"sha512"
 _LINE = 70
+_LONGEST = 4096
+"""Bytes of the lines of text; an ed25519 signature has a tenth of it."""
 
 
 def sign(message: bytes, key: SigningKey, namespace: str) -> bytes:
@@ -59,6 +61,8 @@ def _armored(key: PublicKey, signature: bytes, namespace: str) -> bytes:
 
 def _parse(armored: bytes, namespace: str) -> tuple[PublicKey, bytes]:
     """(key, signature of 64 bytes); raises ValueError."""
+    if len(armored) > _LONGEST:
+        raise ValueError("it is no SSH signature")
     body = armored.removeprefix(BEGIN).removesuffix(_END)
     try:
         blob = base64.b64decode(body.replace(b"\n", b""), validate=True)

@@ -10,11 +10,11 @@ def string(data: bytes) -> bytes:
 
 def strings(data: bytes) -> list[bytes]:
     """The strings that stand one behind the other; raises ValueError where they do not fill the data exactly."""
-    found = []
-    while data:
-        length = int.from_bytes(data[:4], "big")
-        if len(data) < 4 + length:
+    found, place = [], 0
+    while place < len(data):
+        end = place + 4 + int.from_bytes(data[place : place + 4], "big")
+        if end > len(data) or place + 4 > len(data):
             raise ValueError("cut off")
-        found.append(data[4 : 4 + length])
-        data = data[4 + length :]
+        found.append(data[place + 4 : end])
+        place = end
     return found

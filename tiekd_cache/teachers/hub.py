@@ -12,6 +12,7 @@ import huggingface_hub
 import torch
 
 from tiekd_cache.errors import CheckpointError, ConfigError
+from tiekd_cache.foreign import fits_in_file
 from tiekd_cache.model_hub import why_unreachable
 from tiekd_cache.teachers.huggingface import HuggingFaceTeacher
 from tiekd_cache.timm_compat import timm_module
@@ -52,6 +53,8 @@ def load_huggingface(
     with _in_one_line(model_id, local, unreachable), _quiet(transformers, local):
         config = transformers.AutoConfig.from_pretrained(model_id, **options)
     _check_use(name, config, align)
+    if local:
+        _check_size(transformers, config, folder)
     with _in_one_line(model_id, local, unreachable), _quiet(transformers, local):
         processor = transformers.AutoImageProcessor.from_pretrained(model_id, **options, **_pil_backend(transformers))
         model, report = transformers.AutoModelForDepthEstimation.from_pretrained(
@@ -79,6 +82,24 @@ def _cached_revision(model_id: str) -> str | None:
     """The commit of a model that was just loaded, as the folder in the hub's cache is called; None where it is not."""
     config = huggingface_hub.try_to_load_from_cache(model_id, "config.json")
     return Path(config).parent.name if isinstance(config, str) else None
+
+
+def _check_size(transformers: Any, config: Any, folder: Path) -> None:
+    """Raise CheckpointError where a folder's configuration declares far more weights than its files hold.
+
+    Loading makes those that are missing up. A network that cannot be made without memory is not looked at.
+    """
+    try:
+        with torch.device("meta"):
+            empty = transformers.AutoModelForDepthEstimation.from_config(config)
+    except Exception:  # of its constructor: loading says what is wrong
+        return
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in empty.parameters())
+    there = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    if not fits_in_file(needed, there):
+        raise CheckpointError(
+            f"Folder {folder} declares a model of {needed} bytes, and holds {there} bytes of weights: do not use it."
+        )
 
 
 def _check_use(name: str, config: Any, align: str | None) -> None:
