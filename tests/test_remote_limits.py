@@ -54,6 +54,25 @@ def test_no_more_is_taken_than_asked_for(server: FaultServer, folder: Path, kind
     assert server.sent < 2 * MOST_SENT
 
 
+def test_a_server_that_was_given_up_is_asked_once_until_it_answers(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "LAST_START_S", 60.0)
+    monkeypatch.setattr(remote, "PAUSE_S", 0.001)
+    objects = open_objects(f"{server.url}/a.zarr")
+
+    def requests_until_given_up() -> int:
+        fault = server.fail("*", "500")
+        with pytest.raises(RemoteError, match="the server answers 500"):
+            objects.get("zarr.json")
+        server.mend()
+        return fault.seen
+
+    assert [requests_until_given_up() for _ in range(3)] == [remote.ATTEMPTS, 1, 1]
+    objects.get("zarr.json")
+    assert requests_until_given_up() == remote.ATTEMPTS
+
+
 PARTS = (
     *("zarr.json", "frame_id/c/0", "done/00001.json", "residual/c/1/0/0"),
     *("images/zarr.json", "statistics/00001.json"),

@@ -75,6 +75,7 @@ class RemoteObjects:
         self._place = place.rstrip("/")
         self._scheme = parts.scheme
         self._clients: dict[tuple[float, bool], Any] = {}
+        self._given_up = False
 
     def __reduce__(self) -> tuple[type[RemoteObjects], tuple[str]]:
         return RemoteObjects, (self._place,)
@@ -212,7 +213,11 @@ class RemoteObjects:
         return self._clients[seconds, writing]
 
     def _ask(self, key: str, request: Callable[[], T]) -> T:
-        """The answer to a request that is made again until it comes, or no hope is left."""
+        """The answer to a request that is made again until it comes, or no hope is left.
+
+        A server that was given up is asked once at a time until it answers again: whoever tidies up after the error
+        does not wait as long for each of its requests.
+        """
         if key:
             check_key(key)
         from obstore.exceptions import BaseError
@@ -220,13 +225,18 @@ class RemoteObjects:
         started = time.monotonic()
         for attempt in range(ATTEMPTS):
             try:
-                return request()
+                answer = request()
+                self._given_up = False
+                return answer
             except FileNotFoundError:
+                self._given_up = False
                 raise MissingObject(f"There is no {self.url}/{key}") from None
             except (BaseError, OSError, ValueError) as error:
                 pause = PAUSE_S * 2**attempt * random.uniform(0.75, 1.25)
                 late = time.monotonic() - started + pause > LAST_START_S
-                if late or attempt == ATTEMPTS - 1 or not may_pass(error):
+                passing = may_pass(error)
+                if late or attempt == ATTEMPTS - 1 or self._given_up or not passing:
+                    self._given_up = passing
                     self._give_up(key, error, attempt + 1, time.monotonic() - started)
             time.sleep(pause)
         raise AssertionError("the last attempt has returned or raised")
