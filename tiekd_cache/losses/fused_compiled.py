@@ -29,7 +29,7 @@ def compiled_loops() -> Any | None:
 
 
 class CompiledTiles:
-    """See `TileArithmetic`."""
+    """As `TorchTiles`."""
 
     def __init__(self, head: Head) -> None:
         self._loops: Any = compiled_loops()
@@ -51,7 +51,7 @@ class CompiledTiles:
         student_depth: torch.Tensor,
         log_norm: torch.Tensor,
     ) -> None:
-        """See `TileArithmetic`."""
+        """As `TorchTiles`."""
         highest = self._logits(features).amax(0)
         teachers = _rows(teacher_depth), _rows(weights)
         maps = [x.numpy() for x in (kl, student_depth, log_norm)]
@@ -67,7 +67,7 @@ class CompiledTiles:
         student_depth: torch.Tensor,
         log_norm: torch.Tensor,
     ) -> torch.Tensor:
-        """See `TileArithmetic`."""
+        """As `TorchTiles`."""
         slopes = self._logits(features)
         teachers = _rows(teacher_depth), _rows(weights)
         maps = [x.contiguous().numpy() for x in (grad_kl, grad_depth, student_depth, log_norm)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -28,42 +28,6 @@ CPU_TILE_PIXELS = 1024
 """1 MB a [257, pixels] buffer. Twice as many pixels were as fast and took more memory."""
 GPU_TILE_PIXELS = 1 << 17
 """Large enough to fill a GPU: 135 MB a buffer."""
-
-
-class TileArithmetic(Protocol):
-    """What lies between the matrix products; one a thread."""
-
-    def terms(
-        self,
-        features: torch.Tensor,
-        teacher_depth: torch.Tensor,
-        weights: torch.Tensor,
-        kl: torch.Tensor,
-        student_depth: torch.Tensor,
-        log_norm: torch.Tensor,
-    ) -> None:
-        """Fill in what a tile's forward pass yields.
-
-        Args:
-            features: [C,n].
-            teacher_depth: [T,n] metres; T may be 0.
-            weights: [T,n], each teacher's share.
-            kl: [n], zeros; to be filled with the weighted KL, as are
-            student_depth: [n] metres, and
-            log_norm: [n], the log of the sum of the logits' exponentials.
-        """
-
-    def slopes(
-        self,
-        features: torch.Tensor,
-        teacher_depth: torch.Tensor,
-        weights: torch.Tensor,
-        grad_kl: torch.Tensor,
-        grad_depth: torch.Tensor,
-        student_depth: torch.Tensor,
-        log_norm: torch.Tensor,
-    ) -> torch.Tensor:
-        """[K,n] gradient of the logits, valid until the next call; the loss's gradients in KL and depth are [n]."""
 
 
 class FusedTerms(torch.autograd.Function):
@@ -166,6 +130,7 @@ class Head:
         return self.features[i, :, pixels].to(self.dtype)
 
 
-def _arithmetic(head: Head) -> TileArithmetic:
+def _arithmetic(head: Head) -> CompiledTiles | TorchTiles:
+    """What lies between the matrix products; one a thread."""
     compiled = head.dtype == torch.float32 and head.features.device.type == "cpu" and compiled_loops() is not None
     return CompiledTiles(head) if compiled else TorchTiles(head)

@@ -22,7 +22,7 @@ SUPPORT_SIGMAS = 7.0
 
 
 class TorchTiles:
-    """See `TileArithmetic`."""
+    """What lies between the matrix products of a tile."""
 
     def __init__(self, head: Head) -> None:
         self._head = head
@@ -41,7 +41,16 @@ class TorchTiles:
         student_depth: torch.Tensor,
         log_norm: torch.Tensor,
     ) -> None:
-        """See `TileArithmetic`."""
+        """Fill in what a tile's forward pass yields.
+
+        Args:
+            features: [C,n].
+            teacher_depth: [T,n] metres; T may be 0.
+            weights: [T,n], each teacher's share.
+            kl: [n], zeros; to be filled with the weighted KL, as are
+            student_depth: [n] metres, and
+            log_norm: [n], the log of the sum of the logits' exponentials.
+        """
         head = self._head
         logits = self._logits(features, head.bias[:, None])
         highest = logits.amax(0)
@@ -65,7 +74,7 @@ class TorchTiles:
         student_depth: torch.Tensor,
         log_norm: torch.Tensor,
     ) -> torch.Tensor:
-        """See `TileArithmetic`."""
+        """[K,n] gradient of the logits, valid until the next call; the loss's gradients in KL and depth are [n]."""
         head, beside = self._head, []
         # d depth / d logit_k = p_k (c_k - depth)
         everywhere = -grad_depth * student_depth
