@@ -39,7 +39,7 @@ def oracle(features, weight, bias, teacher_depth, bins, sigma, form, share):  # 
 
 
 def _gradients(kl: torch.Tensor, depth: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    wave = torch.linspace(-1, 1, depth.numel(), dtype=depth.dtype).view(depth.shape)
+    wave = torch.linspace(0.3, 1, depth.numel(), dtype=depth.dtype).view(depth.shape)
     return torch.autograd.grad(3 * kl + (wave * depth).sum(), inputs)
 
 
@@ -61,20 +61,21 @@ def made(
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(FORMS), st.sampled_from(SPACINGS), st.sampled_from([0.004, 0.5, 2.0]),
-    st.sampled_from([0.0, 0.3]), st.sampled_from([(1, 1), (1, 127), (3, 129), (9, 57)]),
-    st.sampled_from([0.01, 1.0, 6.0]), st.integers(0, 1000), st.sampled_from([1, 3]),
+    st.sampled_from([0.0, 0.3]), st.sampled_from([(1, 1, 1), (1, 1, 127), (1, 3, 129), (3, 9, 19)]),
+    st.sampled_from([0.01, 1.0, 6.0]), st.integers(0, 1000),
 )  # fmt: skip
 def test_values_and_gradients_equal_the_plain_formulas(
-    form: str, spacing: str, sigma: float, share: float, size: tuple[int, int], spread: float, seed: int, batch: int
+    form: str, spacing: str, sigma: float, share: float, size: tuple[int, int, int], spread: float, seed: int
 ) -> None:
     bins = Bins.spaced(spacing, 0.5, 80.0, 65)
-    given = made(bins, *size, spread, seed, batch=batch)
+    given = made(bins, *size[1:], spread, seed, batch=size[0])
     try:
         theirs = oracle(*given, bins, sigma, form, share)
     except RangeError:  # bins too wide for this sigma
         return
     for mine, other in zip(run(*given, bins, sigma, form, share), theirs, strict=True):
-        assert (mine - other).abs().max() <= 2e-5 * max(0.5, other.abs().max().item())
+        # where one bin has it all, a gradient is what two depths of up to 80 m differ by: 8e-6 m is a step of float32
+        assert (mine - other).abs().max() <= 2e-5 * max(1.0, other.abs().max().item())
 
 
 @pytest.mark.parametrize("form", FORMS)
