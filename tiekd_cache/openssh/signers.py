@@ -12,7 +12,7 @@ from tiekd_cache.errors import ConfigError
 from tiekd_cache.openssh.keys import KEY_TYPE, PublicKey
 
 _WORD = re.compile(r'(?:"[^"]*"|[^\s"])+')
-_OPTION = re.compile(r'([a-z-]+)(?:="([^"]*)")?(?:,|$)', re.IGNORECASE)
+_OPTION = re.compile(r'([a-z-]+)(?:="([^"]*)")?(?:,(?=.)|$)', re.IGNORECASE)
 _KEY_TYPE = re.compile(
     r"(?:ssh-(?:ed25519|rsa|dss)|ecdsa-sha2-nistp\d+|sk-(?:ssh-ed25519|ecdsa-sha2-nistp256))"
     r"(?:-cert-v01)?(?:@openssh\.com)?"
@@ -120,6 +120,8 @@ def _read_options(text: str) -> dict[str, str]:
         valued = match is not None and match[2] and name in ("namespaces", "valid-after", "valid-before")
         if match is None or not (valued or name == "cert-authority"):
             raise ValueError(f"unknown option {text[place:]!r}")
+        if valued and name in found:
+            raise ValueError(f"a second option {text[place:]!r}")
         found[name] = match[2] or ""
         place = match.end()
     return found
