@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tiekd_cache.errors import LONGEST_MESSAGE, FrameNotFoundError, MissingFilesError, StoreError
+from tiekd_cache.errors import LONGEST_MESSAGE, MOST_LINES, FrameNotFoundError, MissingFilesError, StoreError
 from tiekd_cache.foreign import DEEPEST_NESTING, check_archive, outside, parse_json, read_file, shown
 
 HUGE = 1 << 42
@@ -89,6 +89,9 @@ def test_errors_are_one_line_whatever_a_file_put_into_them() -> None:
     assert len(long) == LONGEST_MESSAGE
     assert (long[:5], long[-3:]) == ("begin", "end")
     assert str(MissingFilesError("two files:\na\x07\nb")) == "two files:\na\\x07\nb"
+    listed = str(MissingFilesError("\n".join(map(str, range(1000))))).splitlines()
+    assert len(listed) == MOST_LINES
+    assert [listed[0], *listed[-2:]] == ["0", f"and {1000 - (MOST_LINES - 1)} more lines", "999"]
 
 
 def test_an_archive_that_declares_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
