@@ -27,6 +27,22 @@ def test_a_file_is_read_up_to_a_limit(tmp_path: Path) -> None:
         read_file(file)
 
 
+def test_a_file_that_grows_while_it_is_read_gives_no_more_than_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, size = tmp_path / "a", os.fstat
+    file.write_bytes(b"12345")
+
+    def grow(descriptor: int) -> os.stat_result:
+        found = size(descriptor)
+        with file.open("ab") as more:
+            more.write(b"67890")
+        return found
+
+    monkeypatch.setattr(os, "fstat", grow)
+    assert len(read_file(file, 10)) <= 10
+
+
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hostile import in_little_memory
 from hypothesis import given
 from hypothesis import strategies as st
 from signing_helpers import needs_bcrypt, write_key
@@ -296,3 +297,16 @@ def test_whatever_stands_in_a_file_of_signers_is_an_error_of_one_line(
     with pytest.raises(ConfigError) as caught:
         Signers.read(file)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_device_or_a_file_without_end_is_neither_key_nor_trust(tmp_path: Path) -> None:
+    def work() -> None:
+        with (tmp_path / "long").open("wb") as file:
+            file.truncate(1 << 42)
+        for file, words in ((Path("/dev/zero"), "no regular file"), (tmp_path / "long", "more than the")):
+            with pytest.raises(ConfigError, match=words):
+                Signers.read(file)
+            with pytest.raises(ConfigError, match=words):
+                SigningKey.load(file, never)
+
+    in_little_memory(work)

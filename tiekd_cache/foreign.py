@@ -51,9 +51,10 @@ def read_file(path: Path, at_most: int = SMALL_BYTES) -> bytes:
     """
     descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
-        if os.fstat(descriptor).st_size > at_most:
+        num_bytes = os.fstat(descriptor).st_size
+        if num_bytes > at_most:
             raise OSError(errno.EFBIG, f"it has more than the {at_most} bytes that it may have")
-        return file.read(os.fstat(descriptor).st_size)
+        return file.read(num_bytes)
 
 
 def open_regular(path: Path) -> int:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tiekd_cache.errors import ConfigError
+from tiekd_cache.foreign import read_file
 from tiekd_cache.openssh.keys import KEY_TYPE, PublicKey
 
 _WORD = re.compile(r'(?:"[^"]*"|[^\s"])+')
@@ -58,7 +59,7 @@ class Signers:
         """
         path = Path(file).expanduser()
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_file(path).decode("utf-8-sig")
         except OSError as error:
             raise ConfigError(
                 f"The file of trusted signers {path} cannot be read: {error.strerror or error}. Check the path."
