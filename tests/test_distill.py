@@ -15,7 +15,7 @@ import torch
 from fakes import FormulaTeacher, MemoryFrames
 
 from tiekd_cache import config as c
-from tiekd_cache.distill import InterruptedRunError, distill
+from tiekd_cache.distill import InterruptedRunError, _errors_in_one_line, distill
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import CheckpointError, ConfigError, RangeError, StoreError
 from tiekd_cache.losses.loss_config import OBJECTIVES, LossConfig
@@ -286,3 +286,22 @@ def test_a_store_of_other_data_is_refused_before_anything_is_trained(tmp_path: P
     with pytest.raises(ConfigError, match="was made from memory, the frames to train on are elsewhere"):
         run_distill(CONFIG, source, [tmp_path / "a.zarr"], tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (("Caught it.\nTraceback:\ntiekd_cache.errors.StoreError: a: b",), ("a: b",)),
+        (("a: b",), ("a: b",)),
+        (("a", "b"), ("a", "b")),
+        ((), ()),
+    ],
+)
+def test_an_error_of_a_loader_worker_is_what_it_says(said: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    def batches() -> Any:
+        raise StoreError(*said)
+        yield
+
+    with pytest.raises(StoreError) as caught:
+        next(_errors_in_one_line(batches()))
+    assert caught.value.args == expected

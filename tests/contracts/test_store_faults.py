@@ -90,12 +90,15 @@ def test_two_hundred_kills(path: Path) -> None:
     assert counts["finished"] > 2
 
 
-def test_what_dead_writers_left_is_removed_and_the_livings_is_not(path: Path) -> None:
+def test_what_dead_writers_left_is_removed_and_the_livings_is_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    here = partial_path(path).name
-    living, elsewhere = path.parent / here, path.parent / f"{here}-elsewhere"
-    gone, old = path.parent / here.replace(f"-{os.getpid()}-", f"-{dead.pid}-"), path.parent / f"{here}-old"
+    living, here = partial_path(path), partial_path(path)
+    with monkeypatch.context() as container:  # another one on this machine: the same host, pids of its own
+        container.setattr("tiekd_cache.whole_file.process_space", lambda: "boot pid:[2]")
+        there = partial_path(path)
+    gone, elsewhere = (one.with_name(one.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-")) for one in (here, there))
+    old = living.with_name(f"{living.name}-old")
     for folder in (living, elsewhere, gone, old):
         folder.mkdir()
         (folder / "zarr.json").write_text("{}")

@@ -101,8 +101,11 @@ def test_both_stages_and_the_evaluation_on_rooms(rooms: Path) -> None:
     assert (record["crop"], record["max_depth"], record["ground_truth_frames"]) == ("eigen", 10.0, 1)
     assert record["images"][0]["gt_pixels"] == 106 * 140  # rows 48 to 468, columns 44 to 600
     assert len((rooms / "r.csv").read_text().splitlines()) == 2
+    placeless = {**recorded, "stores": [{"fingerprint": recorded["fingerprint"]}], "store": ""}
+    (rooms / "r" / "run.json").write_text(json.dumps(placeless))
     trained_on = ["evaluate", "--run", "r", "--split", "nyu_train.txt", "--crop", "none", "--ranges", "0-3", "--json"]
-    on_train = succeed(*trained_on, "--device", "cpu", cwd=rooms)
+    on_train = succeed(*trained_on, "--store", "n.zarr", "--device", "cpu", cwd=rooms)
+    (rooms / "r" / "run.json").write_text(json.dumps(recorded))
     assert "2 of these 2 frames are in the run's store" in on_train.err
     assert (on_train.json["crop"], on_train.json["first_row"], on_train.json["teacher_frames"]) == ("none", 0, 2)
     assert list(on_train.json["ranges"]) == ["0-3"]
