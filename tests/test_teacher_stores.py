@@ -108,6 +108,7 @@ def test_only_frames_that_every_store_answers(stores: list[ResponseStore], tmp_p
     assert RunFolder(tmp_path / "run").run()["frames"] == 4
 
 
+@pytest.mark.slow
 def test_a_run_records_its_stores_and_resumes_from_these_alone(stores: list[ResponseStore], tmp_path: Path) -> None:
     config = replace(CONFIG, teachers=TeachersConfig("sample", (1.0, 2.0)))
 

@@ -65,7 +65,7 @@ def test_a_killed_writer_loses_nothing_and_the_next_one_resumes(path: Path) -> N
     check_kills(path, kills=12, seed=0)
 
 
-@pytest.mark.parametrize("max_bytes", [5, 50, 250, 400])
+@pytest.mark.parametrize("max_bytes", [50, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 250, 400))])
 def test_a_file_killed_in_mid_write_never_appears_under_its_name(path: Path, max_bytes: int) -> None:
     writer = open_writer(path)
     before = files_of(path)

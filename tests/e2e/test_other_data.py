@@ -84,6 +84,7 @@ def rooms(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_both_stages_and_the_evaluation_on_rooms(rooms: Path) -> None:
     train = ["distill", "--nyu", "nyu", "--store", "n.zarr", "--run", "r", *SMALL]
     whole = succeed(*train, "--set", "student.max_depth=10.0", "--sigma", "0.5", "--json", cwd=rooms)
@@ -124,6 +125,7 @@ def test_both_stages_and_the_evaluation_on_rooms(rooms: Path) -> None:
         assert tiekd("evaluate", "--run", "r", "--ranges", ranges, cwd=rooms).code == 2
 
 
+@pytest.mark.slow
 def test_a_recipe_on_rooms_runs_both_stages_and_names_its_data(rooms: Path) -> None:
     recipe = """
 out = "rooms"
@@ -149,6 +151,7 @@ train = { steps = 2, batch_size = 1, crop = [64, 96], workers = 0, picture_frame
     assert "Name the data with --kitti, --nyu or --images" in fail("evaluate", "--run", "rooms/run", cwd=rooms)
 
 
+@pytest.mark.slow
 def test_pictures_have_a_teacher_only(pictures: Path) -> None:
     command = ["precompute", "--teacher", "bts-resnet50", "--weights", "random:0", "--images", "photos/**/*.png"]
     succeed(*command, "--store", "p.zarr", "--device", "cpu", cwd=pictures)
