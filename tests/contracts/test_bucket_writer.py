@@ -19,7 +19,7 @@ from tiekd_cache.precompute import PrecomputeConfig, open_writer, precompute
 from tiekd_cache.sharing import copy_store
 from tiekd_cache.sharing.bucket_writer import BucketWriter, open_writer_at
 from tiekd_cache.sharing.shards import ConflictError
-from tiekd_cache.store import StoreWriter, open_store, verify_store
+from tiekd_cache.store import StoreWriter, layout, open_store, verify_store
 from tiekd_cache.store.objects import FolderObjects
 
 FRAMES = frame_list(10)
@@ -263,3 +263,16 @@ def test_where_a_shard_cannot_be_written_the_next_ones_are_not_tried() -> None:
         precompute(FormulaTeacher(), MemoryFrames(40), bucket, CONFIG)
     assert len(refused) == 1
     assert not [key for key in bucket.content if key.endswith((".lock", ".alive"))], "and no claim stays"
+
+
+@pytest.mark.parametrize("in_bucket", [True, False])
+def test_images_too_large_for_a_shard_are_refused_and_the_responses_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_bucket: bool
+) -> None:
+    height, width = SOURCE.image_size
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 5 * height * width)  # two responses have 4 bytes a pixel, images 6
+    place = Bucket() if in_bucket else tmp_path / "a.zarr"
+    with pytest.raises(StoreError, match=r"cannot hold images: .*fewer frames"):
+        precompute(FormulaTeacher(), SOURCE, place, CONFIG)
+    report = precompute(FormulaTeacher(), SOURCE, place, PrecomputeConfig(batch_size=2, shard_frames=2))
+    assert report.complete

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs.zstd import Zstd
 
-from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, name_in, open_catalogue
 from tiekd_cache.store.chunks import CRC_BYTES, Damage, NotAsSigned, with_crc, without_crc, zstd_content_bytes
@@ -144,14 +143,6 @@ def image_layout(folder: Path, store: Layout, schema: StoreSchema, shard_frames:
     if problem := layout.problem():
         raise Damage(problem)
     return layout
-
-
-def check_new_images(store: Catalogue) -> None:
-    """Raise StoreError where the images of a store's frames make shards larger than a shard may be."""
-    try:
-        image_layout(store.path / FOLDER, store.layout, store.schema, store.layout.shard_frames)
-    except Damage as damage:
-        raise StoreError(f"Store {store.path} cannot hold images: {damage}, in a store of its own") from damage
 
 
 def group_document(layout: ImageLayout, schema: StoreSchema) -> JsonObject:
