@@ -108,16 +108,15 @@ class BucketClaims:
         said = self._read(self._sign_of(holder)) if _HOLDER.fullmatch(holder) else None
         if said is None:
             return False  # it has ended, or somebody found it dead
-        lives = _process_lives(holder, said)
-        if lives is None:
-            now = time.monotonic()
-            if holder not in self._seen:
-                self._note(f"Waiting up to {LEASE_S:.0f} s for a sign of life from the process that holds {key}.")
-            before, since, changed = self._seen.get(holder, (said, now, False))
-            if said != before:
-                since, changed = now, True
-            self._seen[holder] = (said, since, changed)
-            lives = False if now - since > LEASE_S else changed or None
+        known, now = _process_lives(holder, said), time.monotonic()
+        if known is None and holder not in self._seen:
+            self._note(f"Waiting up to {LEASE_S:.0f} s for a sign of life from the process that holds {key}.")
+        before, since, changed = self._seen.get(holder, (said, now, False))
+        if said != before:
+            since, changed = now, True
+        self._seen[holder] = (said, since, changed)
+        silent = now - since > LEASE_S  # where its process seems to live, the number may be another one's by now
+        lives = False if known is False or silent else known or changed or None
         if lives is False:
             self._remove(self._sign_of(holder))
         return lives
