@@ -316,7 +316,7 @@ def test_shards_added_after_signing_are_refused_until_it_is_signed_again(
     with writer.claim(0):
         writer.write_shard(0, depth_maps(10)[:4])
     report = sign_store(tmp_path / "a.zarr", key)
-    assert (report.frames, report.store_frames, report.images) == (4, 10, False)
+    assert (report.frames, report.store_frames, report.images) == (4, 10, 0)
     assert len(open_store(tmp_path / "a.zarr", allow_partial=True, trust=trust)) == 4
     with pytest.raises(StoreError, match="is not finished"):
         open_store(tmp_path / "a.zarr", trust=trust)
@@ -372,7 +372,7 @@ def test_images_added_after_signing_are_refused_where_they_are_asked_for(
 def test_a_shard_of_images_added_after_signing_is_refused(path: Path, trust: Signers, key: SigningKey) -> None:
     kept = (path / "images/done/00002.json").read_bytes()
     (path / "images/done/00002.json").unlink()
-    sign_store(path, key)
+    assert sign_store(path, key).images == 4
     (path / "images/done/00002.json").write_bytes(kept)
     message = r"1 finished shards \(the first: images/done/00002\.json\) that ann@lab has not signed"
     with pytest.raises(TrustError, match=message):
@@ -417,21 +417,22 @@ def test_only_stores_in_folders_are_signed(plain: Path, key: SigningKey, tmp_pat
         sign_store(tmp_path / "nowhere.zarr", key)
 
 
-def test_a_shard_that_grows_while_it_is_signed_is_not_left_out_in_silence(
-    tmp_path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("added", ["done/00002.json", "images/done/00002.json"])
+def test_a_store_that_grows_while_it_is_signed_is_not_signed_and_its_signer_told_to_do_it_again(
+    path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch, added: str
 ) -> None:
-    writer = open_writer(tmp_path / "a.zarr")
-    with writer.claim(0):
-        writer.write_shard(0, depth_maps(10)[:4])
+    before, record = (path / FILE).read_bytes(), (path / added).read_bytes()
+    (path / added).unlink()
 
     def grow(*arguments: object, **options: object) -> object:
-        write_all(writer, depth_maps(10))
+        (path / added).write_bytes(record)
         return verify_store(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("tiekd_cache.store.signing.verify_store", grow)
-    with pytest.raises(TrustError, match="2 finished shards"):
-        sign_store(tmp_path / "a.zarr", key)
-    assert not (tmp_path / "a.zarr" / FILE).exists()
+    with pytest.raises(StoreError, match=rf"grew while it was signed \({added}\).*again") as caught:
+        sign_store(path, key)
+    assert not isinstance(caught.value, TrustError), "which tells readers what to do"
+    assert (path / FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize("place", ["zip", "bucket", "web server", "cache"])

@@ -119,6 +119,10 @@ class ImageCatalogue:
     store: Catalogue
     done: frozenset[int]
 
+    def num_done(self) -> int:
+        """Images of finished shards."""
+        return sum(len(self.layout.positions(shard)) for shard in self.done)
+
     def record(self, shard: int) -> DoneRecord:
         """The done-record of a shard, checked; raises Damage as `Catalogue.record`."""
         record = DoneRecord.from_bytes(self.store.read(self.layout.record_file(shard)))
@@ -217,7 +221,7 @@ def images_summary(path: str | Path, trust: Trust | None = None) -> JsonObject |
     images = open_images(open_catalogue(place, signed_by(place, trust)))
     if images is None:
         return None
-    frames = sum(len(images.layout.positions(shard)) for shard in images.done)
+    frames = images.num_done()
     files = [images.layout.shard_file(shard) for shard in images.done]
     total = sum(sizes_of(files))
     return {"frames": frames, "bytes": total, "bytes_per_frame": round(total / frames, 1) if frames else 0.0}

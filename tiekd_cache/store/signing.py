@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiekd_cache.errors import StoreError
+from tiekd_cache.errors import StoreError, TrustError
 from tiekd_cache.openssh import PublicKey, SigningKey
 from tiekd_cache.store.catalogue import Catalogue, local_path, name_in, open_catalogue
 from tiekd_cache.store.chunks import Damage
@@ -29,14 +29,14 @@ class SignReport:
         key: that others check with.
         frames: responses that are signed.
         store_frames: responses of the finished store.
-        images: whether the store has images; they are signed with it.
+        images: of its images, how many are signed; 0 where it has none.
     """
 
     store: Path
     key: PublicKey
     frames: int
     store_frames: int
-    images: bool
+    images: int
 
 
 def sign_store(store: str | Path, key: SigningKey, progress: Progress | None = None) -> SignReport:
@@ -51,19 +51,34 @@ def sign_store(store: str | Path, key: SigningKey, progress: Progress | None = N
     """
     path = local_path(store)
     catalogue = open_catalogue(path)
+    images = open_images(catalogue)
     manifest = Manifest.now(catalogue.schema.fingerprint, file_digests(catalogue))
     made = StoreSignature.make(manifest, key)
     # what is verified is what was read for the manifest: a file that changes in between is a problem
-    report = verify_store(path, progress, trust=Signed("this signature", key.public.fingerprint, manifest))
-    if not report.whole:
-        more = f", and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
+    ours = Signed("this signature", key.public.fingerprint, manifest)
+    try:
+        problems = verify_store(path, progress, trust=ours).problems
+    except TrustError as error:
+        problems = (str(error),)
+    if problems and (added := _added(path, manifest)) is not None:
         raise StoreError(
-            f"Store {path} is not whole and was not signed: {report.problems[0]}{more}. Run `tiekd-cache verify {path}"
+            f"Store {path} was not signed: it grew while it was signed ({added}). Give the same command again when"
+            " nobody writes to it."
+        )
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise StoreError(
+            f"Store {path} is not whole and was not signed: {problems[0]}{more}. Run `tiekd-cache verify {path}"
             " --repair`, then the same `precompute` again, then sign."
         )
     write_file(path / FILE, made.to_bytes())
-    images = open_images(catalogue) is not None
-    return SignReport(path, key.public, catalogue.num_done(), catalogue.layout.num_frames, images)
+    return SignReport(
+        store=path,
+        key=key.public,
+        frames=catalogue.num_done(),
+        store_frames=catalogue.layout.num_frames,
+        images=0 if images is None else images.num_done(),
+    )
 
 
 def file_digests(catalogue: Catalogue) -> dict[str, str]:
@@ -118,6 +133,12 @@ def _files(catalogue: Catalogue) -> Iterator[Path]:
         yield from _metadata(images.layout)
         for shard in sorted(images.done):
             yield from (images.layout.record_file(shard), images.layout.intrinsics_file(shard))
+
+
+def _added(store: Path, manifest: Manifest) -> str | None:
+    """The first file of a store that was not there when the manifest was made."""
+    files = ((name_in(store, file), file) for file in _files(open_catalogue(store)))
+    return next((name for name, file in files if name not in manifest.files and file.is_file()), None)
 
 
 def _metadata(layout: Layout) -> Iterator[Path]:
