@@ -26,7 +26,7 @@ from tiekd_cache.openssh import Signers, SigningKey
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.sharing import copy_store
 from tiekd_cache.statistics import read_statistics
-from tiekd_cache.store import open_store, sign_store, verify_store
+from tiekd_cache.store import open_store, sign_store, signing, verify_store
 from tiekd_cache.store.cache import CachedObjects
 from tiekd_cache.store.chunks import NotAsSigned, with_crc
 from tiekd_cache.store.frames import SignedShards
@@ -408,6 +408,18 @@ def test_a_store_that_is_not_whole_is_not_signed(plain: Path, key: SigningKey) -
     with pytest.raises(StoreError, match=rf"not whole and was not signed: .*{SHARD_1}"):
         sign_store(plain, key)
     assert (plain / FILE).read_bytes() == before
+
+
+def test_more_than_a_signature_can_name_is_refused_before_the_store_is_read(
+    plain: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signature = (plain / FILE).read_bytes()
+    monkeypatch.setattr(signing, "SMALL_BYTES", len(signature))
+    sign_store(plain, key)
+    monkeypatch.setattr(signing, "SMALL_BYTES", len(signature) - 1)
+    monkeypatch.setattr(signing, "verify_store", None)
+    with pytest.raises(StoreError, match=f"would have {len(signature)} bytes, more than the {len(signature) - 1} "):
+        sign_store(plain, key)
 
 
 def test_only_stores_in_folders_are_signed(plain: Path, key: SigningKey, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tiekd_cache.errors import StoreError, TrustError
+from tiekd_cache.foreign import SMALL_BYTES
 from tiekd_cache.openssh import PublicKey, SigningKey
 from tiekd_cache.store.catalogue import Catalogue, local_path, name_in, open_catalogue
 from tiekd_cache.store.chunks import Damage
@@ -47,13 +48,19 @@ def sign_store(store: str | Path, key: SigningKey, progress: Progress | None = N
         key: of whoever answers for it.
         progress: makes a progress bar.
     Raises:
-        StoreError: there is no store, something of it is damaged, it grows meanwhile, or it cannot be written.
+        StoreError: there is no store, it has too many shards to be signed, something of it is damaged, it grows
+            meanwhile, or it cannot be written.
     """
     path = local_path(store)
     catalogue = open_catalogue(path)
     images = open_images(catalogue)
     manifest = Manifest.now(catalogue.schema.fingerprint, file_digests(catalogue))
-    made = StoreSignature.make(manifest, key)
+    made = StoreSignature.make(manifest, key).to_bytes()
+    if len(made) > SMALL_BYTES:
+        raise StoreError(
+            f"Store {path} cannot be signed: its signature would have {len(made)} bytes, more than the {SMALL_BYTES}"
+            " that are read of one. It names each shard's files: make the store with more frames a shard."
+        )
     # what is verified is what was read for the manifest: a file that changes in between is a problem
     ours = Signed("this signature", key.public.fingerprint, manifest)
     try:
@@ -71,7 +78,7 @@ def sign_store(store: str | Path, key: SigningKey, progress: Progress | None = N
             f"Store {path} is not whole and was not signed: {problems[0]}{more}. Run `tiekd-cache verify {path}"
             " --repair`, then the same `precompute` again, then sign."
         )
-    write_file(path / FILE, made.to_bytes())
+    write_file(path / FILE, made)
     return SignReport(
         store=path,
         key=key.public,
