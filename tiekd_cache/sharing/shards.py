@@ -14,6 +14,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -80,8 +81,9 @@ def load_shard(part: Part, shard: int) -> LoadedShard:
         if hashlib.sha256(data).hexdigest() != record.file_sha256:
             raise Damage("sha256 differs from that in the done-record")
         _check_frames(part, record, data)
-        key = companion_key(part, shard)
-        beside = part.get(key)
+        file = _companion_file(part, shard)
+        key = key_of(file)
+        beside = part.get(file)
         _check_companion(part, record, beside)
     except Damage as damage:
         raise damaged(objects.url, key, f"shard {shard}: {damage}") from damage
@@ -228,8 +230,12 @@ def _is_there(target: Objects, part: Part, shard: int) -> bool:
 
 def companion_key(part: Part, shard: int) -> str:
     """Key of what lies beside a shard and belongs to it: the digests of its frames, or the intrinsics of its images."""
+    return key_of(_companion_file(part, shard))
+
+
+def _companion_file(part: Part, shard: int) -> Path:
     layout = part.layout
-    return key_of(layout.intrinsics_file(shard) if isinstance(layout, ImageLayout) else layout.digest_file(shard))
+    return layout.intrinsics_file(shard) if isinstance(layout, ImageLayout) else layout.digest_file(shard)
 
 
 def _check_frames(part: Part, record: DoneRecord, data: bytes) -> None:
