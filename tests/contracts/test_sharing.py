@@ -451,13 +451,15 @@ def test_a_shard_that_precompute_is_making_is_waited_for(plain: Path, tmp_path: 
     same_answers(plain, target)
 
 
-def test_what_reads_back_differently_gets_no_record(plain: Path) -> None:
+@pytest.mark.parametrize("key", ["frame_id/zarr.json", SHARD_1])
+@pytest.mark.parametrize("spoil", [flip, lambda data: data + b"more"], ids=["another byte", "longer"])
+def test_what_reads_back_differently_gets_no_record(plain: Path, key: str, spoil: Callable[[bytes], bytes]) -> None:
     class Faulty(MemoryObjects):
-        def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-            return super().put(key, flip(data) if key == SHARD_1 else data, if_absent=if_absent)
+        def put(self, name: str, data: bytes, *, if_absent: bool = False) -> bool:
+            return super().put(name, spoil(data) if name == key else data, if_absent=if_absent)
 
     bucket = Faulty()
-    with pytest.raises(StoreError, match=f"{SHARD_1} was written .* reads back differently"):
+    with pytest.raises(StoreError, match=f"{key} was written .* reads back differently"):
         share(plain, bucket)
     assert RECORD_1 not in bucket.content
 

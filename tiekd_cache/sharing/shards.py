@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from tiekd_cache.errors import StoreError
-from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of
+from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of, read_back
 from tiekd_cache.statistics import ShardStatistics
 from tiekd_cache.store.chunks import (
     Damage,
@@ -124,7 +124,7 @@ def _store(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool) -> 
     for name in announced:
         target.put(name, record.to_bytes())
     if target.put(key, loaded.data, if_absent=True):
-        _read_back(target, key, loaded.data)
+        read_back(target, key, loaded.data)
     else:
         try:
             record = _taken_over(target, part, loaded, alone=alone)
@@ -139,7 +139,7 @@ def _store(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool) -> 
             if part.is_images and not alone:
                 raise _other(target, part, record.shard, name)
             target.put(name, data)  # whoever comes here has the same frames, and would write the same digests
-        _read_back(target, name, data)
+        read_back(target, name, data)
     for name, data in loaded.statistics.items():
         target.put(name, data, if_absent=True)
     finished = target.put(part.record_key(record.shard), record.to_bytes(), if_absent=True)
@@ -172,7 +172,7 @@ def _taken_over(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool
         if not alone:
             raise _other(target, part, record.shard, key) from error
     target.put(key, loaded.data)
-    _read_back(target, key, loaded.data)
+    read_back(target, key, loaded.data)
     return record
 
 
@@ -198,15 +198,6 @@ def _other(target: Objects, part: Part, shard: int, key: str) -> ConflictError:
         " there, or was interrupted. Give the same command again when it has finished; if nobody writes there, remove"
         " that object first."
     )
-
-
-def _read_back(target: Objects, key: str, data: bytes) -> None:
-    if target.size(key) != len(data) or target.get(key, len(data)) != data:
-        raise StoreError(
-            f"{key} was written to {target.url} and reads back differently. It has no done-record and counts for"
-            " nothing. The disk, the memory or the network is faulty: check them, remove that object, then give the"
-            " same command again."
-        )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, open_catalogue
 from tiekd_cache.store.chunks import Damage, decode_frame_ids
@@ -184,6 +185,19 @@ def get_metadata(objects: Objects, key: str) -> bytes:
         return objects.get(key)
     except OversizedObject as error:
         raise damaged(objects.url, key, error) from error
+
+
+def read_back(target: Objects, key: str, data: bytes) -> None:
+    """Raise StoreError unless an object that was written is what was written."""
+    try:
+        same = target.get(key, len(data)) == data
+    except OversizedObject:
+        same = False
+    if not same:
+        raise StoreError(
+            f"{key} was written to {target.url} and reads back differently. The disk, the memory or the network is"
+            " faulty: check them, remove that object, then give the same command again."
+        )
 
 
 def damaged(url: str, key: str, reason: object) -> DamagedStoreError:
