@@ -16,26 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from tiekd_cache.errors import StoreError
 from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of, read_back
-from tiekd_cache.statistics import ShardStatistics
-from tiekd_cache.store.chunks import (
-    Damage,
-    decode_chunk,
-    decode_digests,
-    encode_digests,
-    index_bytes,
-    parse_index,
-    without_crc,
-)
+from tiekd_cache.statistics import statistics_of
+from tiekd_cache.store.chunks import Damage, decode_digests, encode_digests, without_crc
 from tiekd_cache.store.claims import claim_shard
-from tiekd_cache.store.codec import frame_digest
-from tiekd_cache.store.images import FOLDER, ImageLayout, decode_image, image_digest
-from tiekd_cache.store.kernels import kernels
+from tiekd_cache.store.images import FOLDER, ImageCatalogue, ImageLayout
 from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, OversizedObject
 from tiekd_cache.store.record import DoneRecord
+from tiekd_cache.store.shard_check import check_frames, check_shard
 
 RETRY_S = 0.2
 """How long to wait before looking again at a shard that another process is making."""
@@ -78,9 +67,7 @@ def load_shard(part: Part, shard: int) -> LoadedShard:
         if size != record.file_bytes or size > part.layout.largest_shard:
             raise Damage(f"{size} bytes, the done-record says {record.file_bytes}")
         data = objects.get(key, size)
-        if hashlib.sha256(data).hexdigest() != record.file_sha256:
-            raise Damage("sha256 differs from that in the done-record")
-        _check_frames(part, record, data)
+        check_shard(data, part.layout, record)
         file = _companion_file(part, shard)
         key = key_of(file)
         beside = part.get(file)
@@ -89,7 +76,7 @@ def load_shard(part: Part, shard: int) -> LoadedShard:
         raise damaged(objects.url, key, f"shard {shard}: {damage}") from damage
     except MissingObject as error:
         raise damaged(objects.url, key, f"shard {shard}: object is missing") from error
-    statistics, left_out = ({}, None) if part.is_images else _statistics(part, shard)
+    statistics, left_out = _statistics(part, shard)
     return LoadedShard(record, data, {key: beside}, statistics, left_out)
 
 
@@ -166,7 +153,7 @@ def _taken_over(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool
         if found != loaded.data:
             theirs = None if alone else _announced(target, part, record.shard, found_sha256)
             record = record if theirs is None else theirs
-            _check_frames(part, record, found)
+            check_frames(found, part.layout, record)
         return replace(record, file_bytes=len(found), file_sha256=found_sha256)
     except (Damage, MissingObject, OversizedObject) as error:
         if not alone:
@@ -229,24 +216,6 @@ def _companion_file(part: Part, shard: int) -> Path:
     return layout.intrinsics_file(shard) if isinstance(layout, ImageLayout) else layout.digest_file(shard)
 
 
-def _check_frames(part: Part, record: DoneRecord, data: bytes) -> None:
-    """Raise Damage unless the bytes of a shard hold exactly the frames of its record."""
-    layout = part.layout
-    length = index_bytes(layout.shard_frames)
-    index = parse_index(data[-length:], layout, len(record.digests), len(data))
-    codes = np.empty(layout.native_size, np.uint16)
-    for place, (offset, size) in enumerate(index[: len(record.digests)].tolist()):
-        chunk = data[offset : offset + size]
-        if part.is_images:
-            digest = image_digest(decode_image(chunk, layout.native_size))
-        else:
-            decode_chunk(chunk, codes)
-            kernels().codes(codes)
-            digest = frame_digest(codes)
-        if digest != record.digests[place]:
-            raise Damage(f"frame {place} of the shard does not have the digest in its done-record")
-
-
 def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
     """Raise Damage unless the digests are those of the record, or the intrinsics are whole."""
     frames = part.layout.shard_frames
@@ -258,15 +227,11 @@ def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
 
 
 def _statistics(part: Part, shard: int) -> tuple[dict[str, bytes], str | None]:
-    file = part.layout.statistics_file(shard)
-    key = key_of(file)
+    """(statistics of a shard by key, one line where they are damaged); images have none."""
+    if isinstance(part.catalogue, ImageCatalogue):
+        return {}, None
     try:
-        data = part.get_optional(file)
-        if data is None:
-            return {}, None
-        statistics = ShardStatistics.from_bytes(data)
-        if (statistics.fingerprint, statistics.shard) != (part.fingerprint, shard):
-            raise ValueError("belongs to another store or shard")
-    except (Damage, ValueError) as error:
-        return {}, f"statistics of shard {shard} of {part.objects.url} were left out: {error}"
-    return {key: data}, None
+        found = statistics_of(part.catalogue, shard)
+    except Damage as damage:
+        return {}, f"statistics of shard {shard} of {part.objects.url} were left out: {damage}"
+    return {} if found is None else {key_of(part.layout.statistics_file(shard)): found[0]}, None

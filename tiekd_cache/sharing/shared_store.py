@@ -78,15 +78,7 @@ class Part:
 
     def get(self, file: Path) -> bytes:
         """As `Catalogue.read`."""
-        return self._store.read(file)
-
-    def get_optional(self, file: Path) -> bytes | None:
-        """As `Catalogue.read_optional`."""
-        return self._store.read_optional(file)
-
-    @property
-    def _store(self) -> Catalogue:
-        return self.catalogue.store if isinstance(self.catalogue, ImageCatalogue) else self.catalogue
+        return (self.catalogue.store if isinstance(self.catalogue, ImageCatalogue) else self.catalogue).read(file)
 
     def record(self, shard: int) -> DoneRecord:
         """The done-record of a finished shard, checked.
