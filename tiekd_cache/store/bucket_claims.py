@@ -158,6 +158,7 @@ class BucketClaims:
         self._beats += 1
         said = {"where": process_space(), "pid": os.getpid(), "beats": self._beats}
         self._objects.put(self._sign_of(self._own), json.dumps(said).encode())
+        self._answers = True
 
     def _sign_of(self, holder: str) -> str:
         return f"{self._folder}/{holder}.alive"
@@ -168,7 +169,7 @@ class BucketClaims:
             try:
                 self._objects.delete(key)
             except StoreError:
-                self._answers = False  # each try takes long where there is no answer
+                self._answers = False  # each try takes ten seconds where there is no answer, and there are several
 
     def _read(self, key: str) -> bytes | None:
         """A small object; None where there is none."""
