@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Collection, Iterator
 
 from tiekd_cache.errors import StoreError
+from tiekd_cache.foreign import parse_json
 from tiekd_cache.processes import is_alive, process_space
-from tiekd_cache.store.objects import MissingObject, Objects
+from tiekd_cache.store.objects import MissingObject, Objects, OversizedObject
 
 BEAT_S = 15.0
 """How often a holder shows that it is alive."""
@@ -172,19 +173,21 @@ class BucketClaims:
                 self._answers = False  # each try takes ten seconds where there is no answer, and there are several
 
     def _read(self, key: str) -> bytes | None:
-        """A small object; None where there is none."""
+        """A small object; None where there is none, nothing where it is no small one."""
         try:
-            return self._objects.get(key) if self._objects.size(key) <= _LARGEST_BYTES else b""
+            return self._objects.get(key, _LARGEST_BYTES)
         except MissingObject:
             return None
+        except OversizedObject:
+            return b""
 
 
 def _process_lives(holder: str, said: bytes) -> bool | None:
     """Whether the process of a holder, as its sign of life names it, lives; None where it cannot be asked from here."""
     try:
-        document = json.loads(said)
+        document = parse_json(said)
         where, pid = document["where"], document["pid"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     if where != process_space() or type(pid) is not int or not 0 < pid < 2**31:
         return None
