@@ -18,12 +18,12 @@ import numpy.typing as npt
 from numcodecs.zstd import Zstd
 
 from tiekd_cache.foreign import parse_json
-from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, name_in, open_catalogue
+from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, open_catalogue
 from tiekd_cache.store.chunks import CRC_BYTES, Damage, NotAsSigned, with_crc, without_crc, zstd_content_bytes
 from tiekd_cache.store.frames import OwnFrames, SignedShards
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import BYTES, Layout, array_document, same_format, sharded_document
-from tiekd_cache.store.object_path import StorePlace, has_optional, read_again, sizes_of, store_path
+from tiekd_cache.store.object_path import StorePlace, has_optional, name_in, read_again, sizes_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import JsonObject, StoreSchema, sha256_of
 from tiekd_cache.store.signature import Trust, signed_by

@@ -10,12 +10,12 @@ from pathlib import Path
 from tiekd_cache.errors import StoreError, TrustError
 from tiekd_cache.foreign import SMALL_BYTES
 from tiekd_cache.openssh import PublicKey, SigningKey
-from tiekd_cache.store.catalogue import Catalogue, local_path, name_in, open_catalogue
+from tiekd_cache.store.catalogue import Catalogue, local_path, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import write_file
 from tiekd_cache.store.images import open_images
 from tiekd_cache.store.layout import Layout
-from tiekd_cache.store.object_path import StorePlace, objects_of, side_by_side, store_path
+from tiekd_cache.store.object_path import StorePlace, name_in, objects_of, side_by_side, store_path
 from tiekd_cache.store.signature import FILE, Manifest, Signed, StoreSignature, read_signature
 from tiekd_cache.store.verify import Progress, verify_store
 from tiekd_cache.store.whole import read_whole
