@@ -54,7 +54,7 @@ def sign_store(store: str | Path, key: SigningKey, progress: Progress | None = N
     path = local_path(store)
     catalogue = open_catalogue(path)
     images = open_images(catalogue)
-    manifest = Manifest.now(catalogue.schema.fingerprint, file_digests(catalogue))
+    manifest = Manifest.now(file_digests(catalogue))
     made = StoreSignature.make(manifest, key).to_bytes()
     if len(made) > SMALL_BYTES:
         raise StoreError(
