@@ -56,10 +56,9 @@ def trust(key: SigningKey, tmp_path_factory: pytest.TempPathFactory) -> Signers:
 
 
 @pytest.fixture(scope="module")
-def made(key: SigningKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(store_with_images: Path, key: SigningKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A signed store with images and statistics: six frames, shards of two."""
-    path = tmp_path_factory.mktemp("signed") / "a.zarr"
-    precompute(FormulaTeacher(), SOURCE, path, PrecomputeConfig(shard_frames=2, batch_size=2, with_images=True))
+    path = Path(shutil.copytree(store_with_images, tmp_path_factory.mktemp("signed") / "a.zarr"))
     sign_store(path, key)
     return path
 
