@@ -147,7 +147,8 @@ def open_shared(objects: Objects, trust: Trust | None = None) -> SharedStore:
         trust: who must have signed it.
     Raises:
         MissingObject: there is none.
-        DamagedStoreError: its metadata are not what was written.
+        DamagedStoreError: its metadata, or those of its images, are not what was written: who writes shards or copies
+            them must not take images for absent that are there.
         TrustError: it is not signed by any of these, or has shards that are not.
         StoreError: it is no store, or one of a newer format.
     """

@@ -229,8 +229,8 @@ def images_summary(path: str | Path, trust: Trust | None = None) -> JsonObject |
 
 def _unreadable(store: Path, file: Path, reason: str) -> DamagedStoreError:
     return DamagedStoreError(
-        f"Images of store {store} are damaged: {reason} ({file}). The responses are not touched by it; remove the"
-        f" folder {file.parent}, then run the same `precompute --with-images` again."
+        f"Images of store {store} are damaged: {reason} ({file}). The responses can be read without them; before you"
+        f" copy or sign it remove the folder {file.parent}, then run the same `precompute --with-images` again."
     )
 
 
