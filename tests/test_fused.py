@@ -244,6 +244,9 @@ def test_wrong_shapes_and_depths_are_refused() -> None:
     p = problem()
     with pytest.raises(ShapeError, match=r"head is \[257,"):
         fused(p, Bins.uniform(1e-3, 80, 256), 0.8, "released")
+    for wrong in (p["features"][0], p["features"][:, :, :0], p["features"][:0], p["features"].long()):
+        with pytest.raises(ShapeError, match=r"Features are .*\[B,C,H,W\]"):
+            fused({**p, "features": wrong}, BINS, 0.8, "released")
     with pytest.raises(ShapeError, match="teacher_depth"):
         fused({**p, "teacher_depth": p["teacher_depth"][:, :, 1:]}, BINS, 0.8, "released")
     with pytest.raises(RangeError, match="90"):
