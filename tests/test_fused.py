@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiekd_cache.dpm import FORMS, SPACINGS, Bins, dpm_to_depth
+from tiekd_cache.dpm import FORMS, SPACINGS, Bins, check_form, depth_to_dpm, dpm_to_depth
 from tiekd_cache.errors import ConfigError, RangeError, ShapeError
 from tiekd_cache.losses import dpm_kl, fused_dpm_head, fused_tiles, fused_torch
 from tiekd_cache.losses import fused as fused_module
@@ -163,6 +163,37 @@ def test_every_spacing_and_share_equals_the_plain_formulas(
     ours = fused(p, bins, sigma, form, share)
     for mine, other in zip([*ours, *gradients(ours, p)], [*theirs, *gradients(theirs, p)], strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-9)
+
+
+def least_sigma(bins: Bins) -> float:
+    """Metres: the smallest that the released form takes with these bins."""
+    refused, taken = 1e-3, 10.0
+    for _ in range(60):
+        sigma = (refused + taken) / 2
+        try:
+            check_form("released", sigma, bins)
+            taken = sigma
+        except RangeError:
+            refused = sigma
+    return taken
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_the_smallest_sigma_keeps_every_depth_above_the_floor(spacing: str) -> None:
+    bins = Bins.spaced(spacing, 1.0, 80.0, BINS.num_bins)
+    between = (bins.centers[1:] + bins.centers[:-1]) / 2
+    ends = torch.tensor([1.0, 1 - 9e-6, 80.0, 80 * (1 + 9e-6)])
+    depth = torch.cat([ends, *(torch.nextafter(between, between + step) for step in (-1, 0, 1))])
+    p = problem(1, 4, 1, len(depth))
+    p["teacher_depth"], p["valid_mask"] = depth.view(1, 1, 1, -1), torch.ones(1, 1, 1, len(depth), dtype=torch.bool)
+    sigma = least_sigma(bins)
+    assert depth_to_dpm(p["teacher_depth"], bins, sigma).amax(1).min() > 1.1 / bins.num_bins, (
+        "a DPM flat over the whole range"
+    )
+    ours, theirs = fused(p, bins, sigma, "released"), plain(p, bins, sigma, "released")
+    for mine, other in zip([*ours, *gradients(ours, p)], [*theirs, *gradients(theirs, p)], strict=True):
+        assert (mine - other).abs().max() <= 1e-4 * other.abs().max()
 
 
 def test_a_share_is_no_wider_than_it_must_be() -> None:
