@@ -105,6 +105,7 @@ def test_a_run_without_a_checkpoint_starts_anew_and_leaves_nothing_old(store: Re
     folder = RunFolder(run)
     assert folder.is_finished()
     folder.last_checkpoint.unlink()
+    folder.best_checkpoint.unlink()
     folder.validation_file.write_text('{"step": 1, "abs_rel": 0.0}\n')
     assert train(store, run, resume=True) == whole
     assert folder.validations() == []

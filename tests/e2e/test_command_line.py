@@ -185,7 +185,7 @@ def test_a_finished_run_says_that_nothing_was_left_to_do(home: Path, tmp_path: P
         assert said.count(f"{run} is finished already, nothing was left to do") == 1
         assert "Going on" not in said
         assert (run / "best.pt").read_bytes() == written
-    assert "holds a run already" in fail(*command, "--lr", "0.5", cwd=home)
+    assert "finished run with other settings: optimiser.lr (0.001, now 0.5)" in fail(*command, "--lr", "0.5", cwd=home)
 
 
 @pytest.mark.slow
