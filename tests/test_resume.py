@@ -22,6 +22,7 @@ from tiekd_cache.distill import InterruptedRunError, distill
 from tiekd_cache.errors import StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.run_folder import RunFolder
+from tiekd_cache.stages import run_distill
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.students import load_student
 from tiekd_cache.teacher_stores import choose_frames
@@ -89,6 +90,18 @@ def test_another_store_only_when_told_and_it_is_recorded(store: ResponseStore, t
         train(store, tmp_path / "run", resume=True)
     train(store, tmp_path / "run", resume=True, other_store=True)  # it is finished: nothing is learned any more
     assert RunFolder(tmp_path / "run").run() == {**run, "finished": True}
+
+
+def test_a_finished_run_keeps_its_pictures(store: ResponseStore, tmp_path: Path) -> None:
+    path, source = tmp_path / "run", MemoryFrames(6)
+    run_distill(with_train(steps=1), source, [store.info.path], path, device="cpu")
+    drawn = RunFolder(path).pictures.read_bytes()
+    precompute(FormulaTeacher(gain=1.3), source, tmp_path / "b.zarr", PrecomputeConfig())
+    run_distill(CONFIG, source, [tmp_path / "b.zarr"], path, device="cpu", resume=True, other_store=True)
+    assert RunFolder(path).pictures.read_bytes() == drawn
+    RunFolder(path).pictures.unlink()  # as a kill between training and drawing leaves it
+    run_distill(CONFIG, source, [store.info.path], path, device="cpu", resume=True)
+    assert RunFolder(path).pictures.read_bytes() == drawn
 
 
 def test_other_frames_of_the_same_store_are_refused_too(store: ResponseStore, tmp_path: Path) -> None:
