@@ -135,8 +135,11 @@ def _from_json(text: str) -> tuple[dict[str, Any], list[ImageMetrics]]:
 
 
 def _from_csv(text: str) -> tuple[dict[str, Any], list[ImageMetrics]]:
-    images = []
-    for row in csv.DictReader(io.StringIO(text), strict=True):
+    images, rows = [], csv.DictReader(io.StringIO(text), strict=True)
+    absent = [name for name in CSV_COLUMNS if name not in (rows.fieldnames or ())]
+    if absent:
+        raise ValueError(f"it lacks the columns {', '.join(absent)}")
+    for row in rows:
         gt, teacher = (
             {name: float(row[prefix + name]) for name in METRICS} if row[prefix + METRICS[0]] else None
             for prefix in ("", "teacher_")
@@ -166,7 +169,8 @@ def _chosen(
             rows.append((image.frame_id, values))
             pixels.append(image.gt_pixels if against == "gt" else image.teacher_pixels)
     if not rows:
-        what = "its teacher" if against == "teacher" else f"ground truth of {depth_range or 'any'} m"
+        of_range = f" of {depth_range} m" if depth_range else ""
+        what = "its teacher" if against == "teacher" else f"ground truth{of_range}"
         known = sorted({name for image in images for name in image.ranges})
         hint = f" Ranges there: {', '.join(known) or 'none (CSV files have none)'}." if depth_range else ""
         raise ConfigError(f"{path} compares no image with {what}.{hint} Evaluate it so first.")
