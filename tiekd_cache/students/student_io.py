@@ -52,8 +52,8 @@ def write_payload(path: Path, payload: Mapping[str, Any]) -> None:
             torch.save(dict(payload), file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(
-            f"Cannot write {path}: {first_line(error)}. What was there before is unchanged. Check that its folder exists "
-            "and has room, or choose another."
+            f"Cannot write {path}: {first_line(error)}. What was there before is unchanged. Check that its folder "
+            "exists and has room, or choose another."
         ) from error
 
 
