@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from tiekd_cache.data.protocol import range_name
 from tiekd_cache.errors import ConfigError, DataError
-from tiekd_cache.evaluate import Evaluation, ImageMetrics
+from tiekd_cache.evaluation import Evaluation, ImageMetrics
 from tiekd_cache.foreign import parse_json, read_file
 from tiekd_cache.metrics import METRICS
-from tiekd_cache.run_folder import write_text
+from tiekd_cache.whole_file import whole_file
 
 EVALUATION_FILE = "evaluation.json"
 """Name of the evaluation in a run's folder."""
@@ -188,6 +188,7 @@ def _chosen(
 
 def _write(path: Path, text: str) -> None:
     try:
-        write_text(path, text)
+        with whole_file(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}). Does its folder exist?") from None
