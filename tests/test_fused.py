@@ -284,21 +284,49 @@ def test_wrong_shapes_and_depths_are_refused() -> None:
         fused({**p, "teacher_depth": torch.full_like(p["teacher_depth"], 90.0)}, BINS, 0.8, "released")
 
 
+class Made(torch.utils._python_dispatch.TorchDispatchMode):
+    """While it is entered, notes of each tensor that is made: by which operation, and how many numbers it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        made = out if isinstance(out, (tuple, list)) else [out]
+        self.tensors.extend((str(func), t.numel()) for t in made if torch.is_tensor(t))
+        return out
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("wanted", [["features"], ["weight", "bias"], ["features", "weight", "bias"]])
+def test_gradients_that_nobody_asks_for_are_not_computed(wanted: list[str]) -> None:
+    p = problem(2, 8, 64, 64)
+    names = ["features", "weight", "bias"]
+    expected = dict(zip(names, gradients(fused(p, BINS, 0.8, "released"), p), strict=True))
+    for name in names:
+        p[name].requires_grad_(name in wanted)
+    kl, depth = fused(p, BINS, 0.8, "released")
+    wave = torch.linspace(-1, 1, depth.numel()).view(depth.shape)
+    with Made() as made:
+        found = torch.autograd.grad(3 * kl + (wave * depth).sum(), [p[name] for name in wanted])
+    for name, gradient in zip(wanted, found, strict=True):
+        assert torch.equal(gradient, expected[name])
+    products = [name for name, _ in made.tensors if "mm" in name]
+    tiles = p["features"][:, 0].numel() // fused_tiles.CPU_TILE_PIXELS
+    assert len(products) == tiles * (1 + ("features" in wanted) + ("weight" in wanted)), (
+        "the logits' and each gradient's"
+    )
+
+
 def test_no_tensor_of_the_size_of_the_dpm_is_made(arithmetic: str) -> None:
     p = problem(2, 8, 64, 64)
     padding = 16 if arithmetic == "compiled" else 0
-    limit = (fused_tiles.CPU_TILE_PIXELS + padding) * BINS.num_bins  # one tile; the whole DPM is eight times that
-    sizes: list[int] = []
-
-    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            out = func(*args, **(kwargs or {}))
-            sizes.extend(t.numel() for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t))
-            return out
-
-    with Sizes():
+    # one tile, as conftest has torch use one thread; the whole DPM is eight times that
+    limit = (fused_tiles.CPU_TILE_PIXELS + padding) * BINS.num_bins
+    with Made() as made:
         gradients(fused(p, BINS, 0.8, "released"), p)
-    assert max(sizes) == limit
+    assert max(size for _, size in made.tensors) == limit
 
 
 @pytest.mark.parametrize("form", FORMS)
