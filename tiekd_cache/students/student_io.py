@@ -71,8 +71,8 @@ def read_payload(path: Path) -> dict[str, Any]:
     if not isinstance(version, str) or version != FORMAT:
         said = shown(version) if isinstance(version, str) else "none"
         raise CheckpointError(
-            f"{path} is no student's file of format {FORMAT} (format: {said}). Published TIE-KD weights go "
-            "through Student.load_published; a newer format needs a newer tiekd-cache."
+            f"{path} is no student's file of format {FORMAT} (format: {said}). Published TIE-KD weights go through "
+            "Student.load_published and save_student (docs/students.md); a newer format needs a newer tiekd-cache."
         )
     absent = [key for key in _KEYS if key not in payload]
     if absent:
