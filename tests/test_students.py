@@ -127,6 +127,7 @@ def test_load_published_takes_every_wrapping() -> None:
         assert torch.equal(student.predict(images), source.predict(images))
 
 
+@pytest.mark.slow
 def test_the_documented_way_from_a_published_file_to_one_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
