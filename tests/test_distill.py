@@ -42,7 +42,7 @@ def with_train(**changes: Any) -> DistillConfig:
 
 @pytest.fixture(scope="module")
 def stopped(store: ResponseStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run, with its last checkpoint."""
+    """The folder of a finished run, with its last checkpoint."""
     run = tmp_path_factory.mktemp("stopped") / "run"
     train(store, run)
     return run
@@ -212,9 +212,12 @@ def test_a_run_folder_in_use_is_not_overwritten(store: ResponseStore, tmp_path: 
         train(store, tmp_path / "run", progress=StopAfter(2, signal.SIGINT))
     with pytest.raises(ConfigError, match="--resume"):
         train(store, tmp_path / "run")
-    whole = train(store, tmp_path / "run", resume=True)
-    with pytest.raises(ConfigError, match="--resume"):
+    with pytest.raises(ConfigError, match=r"train\.steps \(6, now 7\).*Pass --resume.* its own, or pass another"):
         train(store, tmp_path / "run", with_train(steps=7))
+    whole = train(store, tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match=r"finished run with other settings: train\.steps \(6, now 7\)") as refused:
+        train(store, tmp_path / "run", with_train(steps=7))
+    assert "--resume" not in str(refused.value), "it would be refused, too"
     assert train(store, tmp_path / "run") == whole, "nothing is left to do"
 
 
@@ -248,6 +251,7 @@ def test_a_checkpoint_with_other_things_in_it_is_one_clear_error(
     stopped: Path, store: ResponseStore, tmp_path: Path, change: Any, words: str
 ) -> None:
     run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    RunFolder(run).update_run(finished=False)
     payload = torch.load(run / "last.pt", weights_only=True)
     change(payload)
     torch.save(payload, run / "last.pt")
@@ -255,12 +259,21 @@ def test_a_checkpoint_with_other_things_in_it_is_one_clear_error(
         train(store, run, resume=True)
 
 
-def test_a_truncated_checkpoint_is_one_clear_error(store: ResponseStore, tmp_path: Path) -> None:
-    train(store, tmp_path / "run")
-    last = tmp_path / "run" / "last.pt"
+def test_a_truncated_checkpoint_is_one_clear_error_unless_nothing_is_left_to_do(
+    stopped: Path, store: ResponseStore, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    last = run / "last.pt"
     last.write_bytes(last.read_bytes()[:1000])
+    best = (run / "best.pt").read_bytes()
+    assert train(store, run, resume=True) == losses(stopped)
+    last.unlink()
+    assert train(store, run, resume=True) == losses(stopped)
+    assert (run / "best.pt").read_bytes() == best
+    last.write_bytes(b"PK")
+    RunFolder(run).update_run(finished=False)
     with pytest.raises(CheckpointError, match=r"last\.pt"):
-        train(store, tmp_path / "run", resume=True)
+        train(store, run, resume=True)
 
 
 def test_frames_without_a_response_are_left_out_only_with_a_reason(store: ResponseStore, tmp_path: Path) -> None:

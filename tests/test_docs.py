@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from tiekd_cache.cli import main
+from tiekd_cache.cli.common import GOES_ON
 from tiekd_cache.config import read_toml
 from tiekd_cache.recipe import read_recipe
 
@@ -58,6 +59,10 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_commands_that_go_on_after_a_stop_are_commands() -> None:
+    assert set(main.commands) >= GOES_ON
 
 
 def test_the_readme_has_the_two_commands_that_ci_runs() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiekd_cache.dpm import FORMS, SPACINGS, Bins, dpm_to_depth
+from tiekd_cache.dpm import FORMS, SPACINGS, Bins, check_form, depth_to_dpm, dpm_to_depth
 from tiekd_cache.errors import ConfigError, RangeError, ShapeError
 from tiekd_cache.losses import dpm_kl, fused_dpm_head, fused_tiles, fused_torch
 from tiekd_cache.losses import fused as fused_module
@@ -165,6 +165,37 @@ def test_every_spacing_and_share_equals_the_plain_formulas(
         torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-9)
 
 
+def least_sigma(bins: Bins) -> float:
+    """Metres: the smallest that the released form takes with these bins."""
+    refused, taken = 1e-3, 10.0
+    for _ in range(60):
+        sigma = (refused + taken) / 2
+        try:
+            check_form("released", sigma, bins)
+            taken = sigma
+        except RangeError:
+            refused = sigma
+    return taken
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_the_smallest_sigma_keeps_every_depth_above_the_floor(spacing: str) -> None:
+    bins = Bins.spaced(spacing, 1.0, 80.0, BINS.num_bins)
+    between = (bins.centers[1:] + bins.centers[:-1]) / 2
+    ends = torch.tensor([1.0, 1 - 9e-6, 80.0, 80 * (1 + 9e-6)])
+    depth = torch.cat([ends, *(torch.nextafter(between, between + step) for step in (-1, 0, 1))])
+    p = problem(1, 4, 1, len(depth))
+    p["teacher_depth"], p["valid_mask"] = depth.view(1, 1, 1, -1), torch.ones(1, 1, 1, len(depth), dtype=torch.bool)
+    sigma = least_sigma(bins)
+    assert depth_to_dpm(p["teacher_depth"], bins, sigma).amax(1).min() > 1.1 / bins.num_bins, (
+        "a DPM flat over the whole range"
+    )
+    ours, theirs = fused(p, bins, sigma, "released"), plain(p, bins, sigma, "released")
+    for mine, other in zip([*ours, *gradients(ours, p)], [*theirs, *gradients(theirs, p)], strict=True):
+        assert (mine - other).abs().max() <= 1e-4 * other.abs().max()
+
+
 def test_a_share_is_no_wider_than_it_must_be() -> None:
     near, far = (torch.full((1, 1, 1, 1), depth) for depth in (5.0, 40.0))
     target = fused_module.Target(BINS, 0.5, "released", 0.05)
@@ -244,27 +275,58 @@ def test_wrong_shapes_and_depths_are_refused() -> None:
     p = problem()
     with pytest.raises(ShapeError, match=r"head is \[257,"):
         fused(p, Bins.uniform(1e-3, 80, 256), 0.8, "released")
+    for wrong in (p["features"][0], p["features"][:, :, :0], p["features"][:0], p["features"].long()):
+        with pytest.raises(ShapeError, match=r"Features are .*\[B,C,H,W\]"):
+            fused({**p, "features": wrong}, BINS, 0.8, "released")
     with pytest.raises(ShapeError, match="teacher_depth"):
         fused({**p, "teacher_depth": p["teacher_depth"][:, :, 1:]}, BINS, 0.8, "released")
     with pytest.raises(RangeError, match="90"):
         fused({**p, "teacher_depth": torch.full_like(p["teacher_depth"], 90.0)}, BINS, 0.8, "released")
 
 
+class Made(torch.utils._python_dispatch.TorchDispatchMode):
+    """While it is entered, notes of each tensor that is made: by which operation, and how many numbers it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        made = out if isinstance(out, (tuple, list)) else [out]
+        self.tensors.extend((str(func), t.numel()) for t in made if torch.is_tensor(t))
+        return out
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("wanted", [["features"], ["weight", "bias"], ["features", "weight", "bias"]])
+def test_gradients_that_nobody_asks_for_are_not_computed(wanted: list[str]) -> None:
+    p = problem(2, 8, 64, 64)
+    names = ["features", "weight", "bias"]
+    expected = dict(zip(names, gradients(fused(p, BINS, 0.8, "released"), p), strict=True))
+    for name in names:
+        p[name].requires_grad_(name in wanted)
+    kl, depth = fused(p, BINS, 0.8, "released")
+    wave = torch.linspace(-1, 1, depth.numel()).view(depth.shape)
+    with Made() as made:
+        found = torch.autograd.grad(3 * kl + (wave * depth).sum(), [p[name] for name in wanted])
+    for name, gradient in zip(wanted, found, strict=True):
+        assert torch.equal(gradient, expected[name])
+    products = [name for name, _ in made.tensors if "mm" in name]
+    tiles = p["features"][:, 0].numel() // fused_tiles.CPU_TILE_PIXELS
+    assert len(products) == tiles * (1 + ("features" in wanted) + ("weight" in wanted)), (
+        "the logits' and each gradient's"
+    )
+
+
 def test_no_tensor_of_the_size_of_the_dpm_is_made(arithmetic: str) -> None:
     p = problem(2, 8, 64, 64)
     padding = 16 if arithmetic == "compiled" else 0
-    limit = (fused_tiles.CPU_TILE_PIXELS + padding) * BINS.num_bins  # one tile; the whole DPM is eight times that
-    sizes: list[int] = []
-
-    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            out = func(*args, **(kwargs or {}))
-            sizes.extend(t.numel() for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t))
-            return out
-
-    with Sizes():
+    # one tile, as conftest has torch use one thread; the whole DPM is eight times that
+    limit = (fused_tiles.CPU_TILE_PIXELS + padding) * BINS.num_bins
+    with Made() as made:
         gradients(fused(p, BINS, 0.8, "released"), p)
-    assert max(sizes) == limit
+    assert max(size for _, size in made.tensors) == limit
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -19,7 +19,7 @@ LAYERS = [
     {"doctor", "pictures", "dataset", "distill_config", "teacher_stores", "store_frames", "agreement", "statistics"},
     {"store_list", "store_choice", "store_page", "sharing"},
     {"answering", "filling", "image_filling", "speed", "precompute_config", "precompute"},
-    {"run_folder", "evaluate", "recipe", "transfer", "teacher_check"},
+    {"run_folder", "evaluation", "evaluate", "recipe", "transfer", "teacher_check"},
     {"results", "comparison"},
     {"training_module", "weight_average", "training_parts"},
     {"checkpoint", "training_step", "training_loop", "validation", "scalar_log", "distill", "stages", "pipeline"},

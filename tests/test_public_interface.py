@@ -16,6 +16,7 @@ import tiekd_cache as tk
         ("load_teacher", ["name", "weights", "device"]),
         ("build_student", ["name", "pretrained"]),
         ("load_student", ["path"]),
+        ("save_student", ["path", "student", "meta"]),
         ("depth_to_dpm", ["depth", "bins", "sigma", "form"]),
         ("dpm_to_depth", ["dpm", "bins"]),
         ("losses.dpm_kl", ["logits", "teacher_depth", "bins", "sigma", "form", "valid_mask"]),

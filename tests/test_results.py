@@ -88,11 +88,15 @@ def test_what_cannot_be_read_is_one_line(run: Path, tmp_path: Path) -> None:
         ("twice.json", json.dumps(twice)),
         ("torn.csv", table[: len(table) // 2]),
         ("other.csv", "a,b\n1,2\n"),
+        ("others-without-lines.csv", "a,b\n"),
+        ("without-a-line.csv", ""),
         ("words.csv", table.replace("4096", "many").replace("6144", "many")),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(DataError, match=name.replace(".", r"\.") + " is no evaluation with its images"):
             read_results(tmp_path / name)
+    with pytest.raises(DataError, match=r"other\.csv.* lacks the columns frame_id, gt_pixels, a1, .*, teacher_silog\)"):
+        read_results(tmp_path / "other.csv")
     (tmp_path / "empty.csv").write_text(",".join(CSV_COLUMNS) + "\n")
     with pytest.raises(ConfigError, match="compares no image with its teacher"):
         read_results(tmp_path / "empty.csv", "teacher")

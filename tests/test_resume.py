@@ -22,6 +22,7 @@ from tiekd_cache.distill import InterruptedRunError, distill
 from tiekd_cache.errors import StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.run_folder import RunFolder
+from tiekd_cache.stages import run_distill
 from tiekd_cache.store import ResponseStore, open_store
 from tiekd_cache.students import load_student
 from tiekd_cache.teacher_stores import choose_frames
@@ -93,6 +94,18 @@ def test_another_store_only_when_told_and_it_is_recorded(store: ResponseStore, t
     assert RunFolder(tmp_path / "run").run() == {**run, "finished": True}
 
 
+def test_a_finished_run_keeps_its_pictures(store: ResponseStore, tmp_path: Path) -> None:
+    path, source = tmp_path / "run", MemoryFrames(6)
+    run_distill(with_train(steps=1), source, [store.info.path], path, device="cpu")
+    drawn = RunFolder(path).pictures.read_bytes()
+    precompute(FormulaTeacher(gain=1.3), source, tmp_path / "b.zarr", PrecomputeConfig())
+    run_distill(CONFIG, source, [tmp_path / "b.zarr"], path, device="cpu", resume=True, other_store=True)
+    assert RunFolder(path).pictures.read_bytes() == drawn
+    RunFolder(path).pictures.unlink()  # as a kill between training and drawing leaves it
+    run_distill(CONFIG, source, [store.info.path], path, device="cpu", resume=True)
+    assert RunFolder(path).pictures.read_bytes() == drawn
+
+
 def test_other_frames_of_the_same_store_are_refused_too(store: ResponseStore, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError):
         train(store, tmp_path / "run", progress=StopAfter(2, signal.SIGINT))
@@ -108,6 +121,7 @@ def test_a_run_without_a_checkpoint_starts_anew_and_leaves_nothing_old(store: Re
     folder = RunFolder(run)
     assert folder.is_finished()
     folder.last_checkpoint.unlink()
+    folder.best_checkpoint.unlink()
     folder.validation_file.write_text('{"step": 1, "abs_rel": 0.0}\n')
     assert train(store, run, resume=True) == whole
     assert folder.validations() == []

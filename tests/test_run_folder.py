@@ -14,7 +14,7 @@ from tiekd_cache.run_folder import RunFolder, new_run_path, newest_run, write_te
 
 
 def test_settings_and_record_come_back(tmp_path: Path) -> None:
-    RunFolder.unused(tmp_path / "a").create(DistillConfig(), {"fingerprint": "f"})
+    RunFolder(tmp_path / "a").create(DistillConfig(), {"fingerprint": "f"})
     folder = RunFolder.open(tmp_path / "a")
     assert folder.config() == DistillConfig()
     assert folder.run() == {"fingerprint": "f"}
@@ -24,7 +24,7 @@ def test_the_newest_run_is_found(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No run found"):
         newest_run(tmp_path)
     for i, name in enumerate("ab"):
-        RunFolder.unused(tmp_path / name).create(DistillConfig(), {"fingerprint": "f"})
+        RunFolder(tmp_path / name).create(DistillConfig(), {"fingerprint": "f"})
         os.utime(tmp_path / name / "config.toml", (100 - i, 100 - i))
     assert newest_run(tmp_path) == tmp_path / "a"
 
@@ -40,7 +40,7 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="--run"):
-        RunFolder.unused(tmp_path / "file" / "run").create(DistillConfig(), {})
+        RunFolder(tmp_path / "file" / "run").create(DistillConfig(), {})
 
 
 @pytest.mark.parametrize("damage", [b'{"step": 2, "lo', b"\xff\xfe\x00", b"3", b'{"step": 2}', b"[]"])

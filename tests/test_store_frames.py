@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from distant_objects import DistantObjects
 from fakes import FormulaTeacher, MemoryFrames
 from test_distill import CONFIG, losses
 
@@ -40,6 +42,31 @@ def test_samples_are_those_of_the_data_set_bit_for_bit(path: Path) -> None:
     for position in ((epoch, index) for epoch in range(4) for index in range(6)):
         for name in ("image", "teacher_depth", "valid_mask", "gt_depth"):
             assert torch.equal(getattr(theirs[position], name), getattr(ours[position], name))
+
+
+class AllAtOnce(DistantObjects):
+    """Answers requests for parts of an object four at a time only, once it is told so."""
+
+    waiting = threading.Barrier(1)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        self.waiting.wait(timeout=60)
+        return super().get_range(key, start, length)
+
+
+def test_a_batch_from_afar_is_asked_for_at_once(path: Path) -> None:
+    far = AllAtOnce(path)
+    transform = TrainTransform((48, 64), 10)
+    ours = ResponseDataset(StoreFrames.open(far), [open_store(far)], transform, 5)
+    theirs = ResponseDataset(SOURCE, [open_store(path)], transform, 5)
+    ours.__getitems__([(0, index) for index in range(4)])  # the shards' indexes are there then
+    far.asked.clear()
+    far.waiting = threading.Barrier(4)
+    wanted = [(1, index) for index in (2, 0, 3, 1)]
+    found, expected = ours.__getitems__(wanted), theirs.__getitems__(wanted)
+    assert far.count("get_range", "") == 8, "an image and a response a sample"
+    assert torch.equal(found.image, expected.image)
+    assert torch.equal(found.teacher_depth, expected.teacher_depth)
 
 
 def test_a_frame_is_whole_but_for_ground_truth(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -122,6 +123,23 @@ def test_load_published_takes_every_wrapping() -> None:
         assert not torch.equal(student.predict(images), source.predict(images))
         student.load_published(wrapped)
         assert torch.equal(student.predict(images), source.predict(images))
+
+
+@pytest.mark.slow
+def test_the_documented_way_from_a_published_file_to_one_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "students.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", page.partition("## Published weights")[2], re.S)
+    torch.manual_seed(0)
+    source = build_student("mobilenetv2", pretrained=False).eval()
+    weights = source.state_dict()
+    published = {name: weights[key] for key, name in published_names(weights).items()}
+    torch.save({"state_dict": published}, tmp_path / "student.pth")
+    monkeypatch.chdir(tmp_path)
+    exec(program)  # the page's own lines
+    ours = load_student("student.pt")
+    assert torch.equal(ours.predict(picture()), source.predict(picture()))
 
 
 def test_load_published_names_what_does_not_fit_and_changes_nothing() -> None:

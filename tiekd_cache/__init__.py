@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tiekd_cache.dpm import Bins, depth_to_dpm, dpm_to_depth
     from tiekd_cache.errors import TiekdError
     from tiekd_cache.store import ResponseStore, open_store
-    from tiekd_cache.students import build_student, load_student
+    from tiekd_cache.students import build_student, load_student, save_student
     from tiekd_cache.teachers import load_teacher
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "losses",
     "metrics",
     "open_store",
+    "save_student",
 ]
 
 _HOME = {
@@ -43,6 +44,7 @@ _HOME = {
     "open_store": "store",
     "build_student": "students",
     "load_student": "students",
+    "save_student": "students",
     "load_teacher": "teachers",
 }
 

@@ -74,7 +74,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         check_nesting(tables)
         return tables
     except OSError as error:
-        raise ConfigError(f"Cannot read the recipe {path}: {error.strerror or error}. Check the path.") from None
+        raise ConfigError(f"Cannot read the settings {path}: {error.strerror or error}. Check the path.") from None
     except RecursionError:
         raise ConfigError(f"{path} is not TOML of settings: it nests without end.") from None
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,21 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from tiekd_cache.data.frame import FrameSource
+from tiekd_cache.data.frame import Frame, FrameSource
 from tiekd_cache.data.normalize import normalize
 from tiekd_cache.data.transforms import TrainTransform
 from tiekd_cache.distill_config import TeachersConfig
 from tiekd_cache.errors import ConfigError, ShapeError
 from tiekd_cache.interrupt import ignore_interrupts
 from tiekd_cache.store import ResponseStore
+from tiekd_cache.store.codec import Depth
+from tiekd_cache.store_frames import StoreFrames
 
 Position = tuple[int, int]
 """(epoch, index of the frame): names a sample, its augmentation included."""
+
+REQUESTS = 16
+"""That a loader process has under way at a time where a store is read over a network."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ class ResponseDataset(Dataset[Sample]):
             )
         shares = TeachersConfig(mix, self.weights).shares(len(self.stores))
         self._bounds = np.cumsum(shares)[:-1]
+        self._responses: Depth = np.empty((0, *source.image_size), np.float32)
 
     def __len__(self) -> int:
         return len(self.source.frame_ids)
@@ -133,28 +140,51 @@ class ResponseDataset(Dataset[Sample]):
         image = np.empty((count, *size, 3), np.uint8)
         teacher_depth = np.empty((count, teachers, *size), np.float32)
         gt_depth = np.zeros((count, 1, *size), np.float32) if self.with_gt else None
-        response = np.empty((1, *self.source.image_size), np.float32)  # each is read into this one
-        for i, (epoch, index) in enumerate(positions):
-            frame_id = self.source.frame_ids[index]
-            frame = self.source.load(frame_id, with_gt=self.with_gt and self.source.has_gt(frame_id))
+        frame_ids = tuple(self.source.frame_ids[index] for _, index in positions)
+        asked = [self._asked(epoch, index) for epoch, index in positions]
+        places = []
+        for i, ((epoch, index), frame) in enumerate(zip(positions, self._frames(frame_ids), strict=True)):
             shown = (frame.image.shape[0], frame.image.shape[1])
+            for number in asked[i]:
+                _check_size(self.stores[number], frame.frame_id, shown)
             place = self.transform.place(shown, np.random.default_rng([self.seed, epoch, index]))
             place.image(frame.image, image[i])
-            for t, store in enumerate(self._asked(epoch, index)):
-                _check_size(store, frame_id, shown)
-                place.depth(store.read([frame_id], out=response)[0], teacher_depth[i, t])
             if gt_depth is not None and frame.gt_depth is not None:
                 place.depth(frame.gt_depth, gt_depth[i, 0])
-        frame_ids = tuple(self.source.frame_ids[index] for _, index in positions)
+            places.append(place)
+        for number, store in enumerate(self.stores):
+            wanted = [(i, numbers.index(number)) for i, numbers in enumerate(asked) if number in numbers]
+            threads = REQUESTS if store.over_network else 1
+            responses = store.read([frame_ids[i] for i, _ in wanted], threads=threads, out=self._room(len(wanted)))
+            for (i, t), response in zip(wanted, responses, strict=True):
+                places[i].depth(response, teacher_depth[i, t])
         on_host = None if gt_depth is None else torch.from_numpy(gt_depth)
         return Batch(frame_ids, torch.from_numpy(image), torch.from_numpy(teacher_depth), on_host)
 
-    def _asked(self, epoch: int, index: int) -> list[ResponseStore]:
-        """The stores whose responses a sample has."""
+    def _asked(self, epoch: int, index: int) -> list[int]:
+        """The numbers of the stores whose responses a sample has."""
         if self.mix != "sample":
-            return self.stores
+            return list(range(len(self.stores)))
         drawn = np.random.default_rng([self.seed, epoch, index, 1]).random()
-        return [self.stores[int(np.searchsorted(self._bounds, drawn, side="right"))]]
+        return [int(np.searchsorted(self._bounds, drawn, side="right"))]
+
+    def _frames(self, frame_ids: Sequence[str]) -> Iterator[Frame]:
+        """The frames, with ground truth where it is wanted and there; from afar many at a time."""
+
+        def load(frame_id: str) -> Frame:
+            return self.source.load(frame_id, with_gt=self.with_gt and self.source.has_gt(frame_id))
+
+        if not (isinstance(self.source, StoreFrames) and self.source.over_network):
+            yield from map(load, frame_ids)
+            return
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            yield from pool.map(load, frame_ids)
+
+    def _room(self, count: int) -> Depth:
+        """[count,H,W] to read responses into, the same memory each time."""
+        if len(self._responses) < count:
+            self._responses = np.empty((count, *self.source.image_size), np.float32)
+        return self._responses[:count]
 
 
 def collate(batch: Any) -> Batch:

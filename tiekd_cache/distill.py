@@ -15,10 +15,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from tiekd_cache.checkpoint import load_checkpoint
+from tiekd_cache.config import differences
 from tiekd_cache.data.frame import FrameSource
 from tiekd_cache.dataset import Batch, StepBatches, collate, start_worker
 from tiekd_cache.distill_config import DistillConfig
-from tiekd_cache.errors import StoreError, TiekdError
+from tiekd_cache.errors import ConfigError, StoreError, TiekdError
 from tiekd_cache.progress import ProgressFactory, no_progress_bar, progress_bar
 from tiekd_cache.ranks import Ranks
 from tiekd_cache.run_folder import RunFolder
@@ -44,6 +45,7 @@ class DistillReport:
         last_loss: the same over the last tenth.
         seconds: wall time of this start.
         best: `step` and `abs_rel` of the validation that best.pt is of; None = without validation, the last step.
+        trained: whether anything was left to do.
     """
 
     run: Path
@@ -52,6 +54,7 @@ class DistillReport:
     last_loss: float
     seconds: float
     best: Mapping[str, float] | None = None
+    trained: bool = True
 
 
 def distill(
@@ -92,8 +95,9 @@ def distill(
     if resume:
         config = folder.config()
         _check_same_answers(folder, record, other_store)
-        if folder.is_finished():
+        if folder.is_finished():  # what it needed to go on is of no use any more, and may be damaged or gone
             note(f"Run: {run_path} is finished already, nothing was left to do")
+            return _report(folder, best_so_far(folder.validations()), started, trained=False)
     parts = build_parts(config, source, stores, device, initial_weights=not resume, ranks=ranks)
     done = load_checkpoint(folder.last_checkpoint, parts) if resume else 0
     ranks.gather(done)  # no process may find what the first one writes now
@@ -101,8 +105,7 @@ def distill(
     if ranks.first:
         if not resume:  # only now, so that settings that cannot be built leave no folder behind
             folder.create(config, {**record, **origin})
-        if done < parts.total_steps:  # a finished run learns nothing from others
-            _note_other_answers(folder, record, done)
+        _note_other_answers(folder, record, done)
         folder.cut_after(done)
     loop = TrainingLoop(
         config,
@@ -120,29 +123,49 @@ def distill(
     finally:
         if scalars is not None:
             scalars.close()
-    if ranks.first and not folder.is_finished():
+    if ranks.first:
         if loop.best is None:
             loop.keep_best()
         folder.update_run(finished=True)
     ranks.gather(None)  # the folder is whole before any process reads it
+    return _report(folder, loop.best, started, trained=True)
+
+
+def _report(folder: RunFolder, best: Mapping[str, float] | None, started: float, *, trained: bool) -> DistillReport:
     records = folder.metrics()
     tenth = max(1, len(records) // 10)
     return DistillReport(
-        run=run_path,
-        steps=parts.total_steps,
+        run=folder.path,
+        steps=records[-1]["step"] if records else 0,
         first_loss=_mean(record["loss"] for record in records[:tenth]),
         last_loss=_mean(record["loss"] for record in records[-tenth:]),
         seconds=time.monotonic() - started,
-        best=loop.best,
+        best=best,
+        trained=trained,
     )
 
 
 def _open_folder(run_path: Path, config: DistillConfig, resume: bool) -> tuple[RunFolder, bool]:
-    """The run's folder, and whether to go on from its checkpoint: as was asked, or because nothing is left to do."""
+    """The run's folder, and whether to go on with what it holds: as was asked, or because nothing is left to do.
+
+    Raises:
+        ConfigError: it holds a run, and neither is so.
+    """
     folder = RunFolder(run_path)
-    if folder.last_checkpoint.exists() and (resume or (folder.is_finished() and folder.config() == config)):
-        return RunFolder.open(run_path), True
-    return RunFolder.unused(run_path), False
+    finished = folder.is_finished()
+    if not (finished or folder.last_checkpoint.exists()):
+        return folder, False
+    folder = RunFolder.open(run_path)
+    if resume:
+        return folder, True
+    changes = "; ".join(differences(folder.config(), config))
+    if finished and not changes:
+        return folder, True
+    other = f" with other settings: {changes}" if changes else " already"
+    on = "Leave them out" if finished else f"Pass --resume to go on with {'its own' if changes else 'it'}"
+    raise ConfigError(
+        f"{run_path} holds a {'finished ' if finished else ''}run{other}. {on}, or pass another --run for a new one."
+    )
 
 
 def _loader(config: DistillConfig, parts: TrainingParts, ranks: Ranks, done: int) -> Iterable[Batch]:

@@ -126,7 +126,7 @@ def check_form(form: str, sigma: float, bins: Bins, sigma_share: float = 0.0) ->
         ConfigError: unknown form.
         RangeError: sigma is not positive and finite, sigma_share negative or not finite; or the width is so small that
             in the released form a depth between two centres is below the density floor in every bin (its DPM would be
-            flat over the whole range).
+            flat over the whole range), or float32's rounding would decide that.
     """
     if form not in FORMS:
         raise ConfigError(f"DPM form '{form}' is not known. Use one of: {', '.join(FORMS)}.")
@@ -140,8 +140,9 @@ def check_form(form: str, sigma: float, bins: Bins, sigma_share: float = 0.0) ->
         centers = (edges[:-1] + edges[1:]) / 2
         depth = torch.cat([edges[:1], (centers[:-1] + centers[1:]) / 2, edges[-1:]])
         gap = torch.cat([centers[:1] - edges[:1], centers.diff() / 2, edges[-1:] - centers[-1:]])
+        reach = gap + RANGE_TOLERANCE * (gap + depth)  # so that float32's rounding does not decide
         width = (sigma_share * depth).clamp(min=sigma)
-        density = torch.exp(-0.5 * (gap / width) ** 2) / (width * math.sqrt(2 * math.pi))
+        density = torch.exp(-0.5 * (reach / width) ** 2) / (width * math.sqrt(2 * math.pi))
         worst = int(density.argmin())
         if density[worst] < DENSITY_FLOOR:
             raise RangeError(

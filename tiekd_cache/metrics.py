@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from tiekd_cache.errors import DataError, RangeError, ShapeError
+
+if TYPE_CHECKING:
+    import torch
 
 METRICS = ("a1", "a2", "a3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log_10", "silog")
 """a1, a2, a3: share of pixels off by less than a factor 1.25, 1.25^2, 1.25^3 (higher is better); sq_rel and rmse are
 in metres; silog is times 100."""
 
-Map = npt.NDArray[Any] | torch.Tensor
+Map: TypeAlias = "npt.NDArray[Any] | torch.Tensor"
 
 
 def depth_metrics(prediction: Map, gt_depth: Map, valid: Map) -> dict[str, float]:
@@ -98,7 +100,7 @@ class MetricsMean:
 
 
 def _array(values: Map) -> npt.NDArray[Any]:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        return (values.double() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16
-    return np.asarray(values)
+    if isinstance(values, np.ndarray):
+        return values
+    values = values.detach().cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16

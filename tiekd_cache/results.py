@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from tiekd_cache.data.protocol import range_name
 from tiekd_cache.errors import ConfigError, DataError
-from tiekd_cache.evaluate import Evaluation, ImageMetrics
+from tiekd_cache.evaluation import Evaluation, ImageMetrics
 from tiekd_cache.foreign import parse_json, read_file
 from tiekd_cache.metrics import METRICS
-from tiekd_cache.run_folder import write_text
+from tiekd_cache.whole_file import whole_file
 
 EVALUATION_FILE = "evaluation.json"
 """Name of the evaluation in a run's folder."""
@@ -135,8 +135,11 @@ def _from_json(text: str) -> tuple[dict[str, Any], list[ImageMetrics]]:
 
 
 def _from_csv(text: str) -> tuple[dict[str, Any], list[ImageMetrics]]:
-    images = []
-    for row in csv.DictReader(io.StringIO(text), strict=True):
+    images, rows = [], csv.DictReader(io.StringIO(text), strict=True)
+    absent = [name for name in CSV_COLUMNS if name not in (rows.fieldnames or ())]
+    if absent:
+        raise ValueError(f"it lacks the columns {', '.join(absent)}")
+    for row in rows:
         gt, teacher = (
             {name: float(row[prefix + name]) for name in METRICS} if row[prefix + METRICS[0]] else None
             for prefix in ("", "teacher_")
@@ -166,7 +169,8 @@ def _chosen(
             rows.append((image.frame_id, values))
             pixels.append(image.gt_pixels if against == "gt" else image.teacher_pixels)
     if not rows:
-        what = "its teacher" if against == "teacher" else f"ground truth of {depth_range or 'any'} m"
+        of_range = f" of {depth_range} m" if depth_range else ""
+        what = "its teacher" if against == "teacher" else f"ground truth{of_range}"
         known = sorted({name for image in images for name in image.ranges})
         hint = f" Ranges there: {', '.join(known) or 'none (CSV files have none)'}." if depth_range else ""
         raise ConfigError(f"{path} compares no image with {what}.{hint} Evaluate it so first.")
@@ -184,6 +188,7 @@ def _chosen(
 
 def _write(path: Path, text: str) -> None:
     try:
-        write_text(path, text)
+        with whole_file(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}). Does its folder exist?") from None

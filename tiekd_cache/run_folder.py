@@ -45,16 +45,6 @@ class RunFolder:
         self.loss_picture = path / "loss.png"
         self.pictures = path / "pictures.png"
 
-    @classmethod
-    def unused(cls, path: Path) -> RunFolder:
-        """The folder of a run to come; raises ConfigError where one with a checkpoint is there already."""
-        folder = cls(path)
-        if folder.last_checkpoint.exists():
-            raise ConfigError(
-                f"{path} holds a run already. Pass --resume to go on with it, or another --run for a new one."
-            )
-        return folder
-
     def create(self, config: DistillConfig, run: Mapping[str, Any]) -> None:
         """Make the folder, with the settings and the record of a new run; raises DataError where that fails."""
         with self._writing():

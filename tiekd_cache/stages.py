@@ -92,7 +92,7 @@ def run_distill(
                 progress=progress,
                 note=note,
             )
-        if launch.rank == 0:
+        if launch.rank == 0 and (report.trained or not RunFolder(report.run).pictures.exists()):
             draw_pictures(report.run, frames, stores[0], chosen)
     except KeyboardInterrupt:
         if not RunFolder(path).last_checkpoint.exists():

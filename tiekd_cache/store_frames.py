@@ -50,6 +50,11 @@ class StoreFrames:
             )
         return cls(store, there)
 
+    @property
+    def over_network(self) -> bool:
+        """As of the store."""
+        return self._store.over_network
+
     def subset(self, frame_ids: Sequence[str]) -> StoreFrames:
         """The same store with other frames, in the order given."""
         return StoreFrames(self._store, frame_ids)

@@ -99,6 +99,6 @@ def _check_finite(
         said = [frame_id for share in everything for frames in share for frame_id in frames]
     what = f"The loss is {total}" if not math.isfinite(total) else f"The gradient's norm is {norm}"
     raise NotFiniteError(
-        f"{what} (frames {', '.join(said)}): training cannot go on. The last checkpoint is "
-        "from before this step; try a lower optimiser.lr, and look at these frames."
+        f"{what} (frames {', '.join(said)}): training cannot go on. Whatever was saved is from before this step. "
+        "Look at these frames, or start a new run with a lower optimiser.lr."
     )

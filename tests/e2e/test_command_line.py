@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
 from tiekd_cache.store import open_store
 from tiekd_cache.store.catalogue import open_catalogue
 from tiekd_cache.store.claims import claim_shard
+from tiekd_cache.students import load_student
 from tiekd_cache.training_step import training_step
 
 LAYOUT = "raw + depth"
@@ -175,7 +178,7 @@ def test_ctrl_c_before_the_first_checkpoint_starts_anew(
         interrupt_at(1, 2, patch)
         stopped = tiekd(*command, cwd=home)
     assert stopped.code == 130
-    assert "the same command" in stopped.err.splitlines()[-1]
+    assert stopped.err.splitlines()[-1] == "Interrupted.", "nothing is kept"
     succeed(*command, cwd=home)
 
 
@@ -190,7 +193,7 @@ def test_a_finished_run_says_that_nothing_was_left_to_do(home: Path, tmp_path: P
         assert said.count(f"{run} is finished already, nothing was left to do") == 1
         assert "Going on" not in said
         assert (run / "best.pt").read_bytes() == written
-    assert "holds a run already" in fail(*command, "--lr", "0.5", cwd=home)
+    assert "finished run with other settings: optimiser.lr (0.001, now 0.5)" in fail(*command, "--lr", "0.5", cwd=home)
 
 
 @pytest.mark.slow
@@ -211,6 +214,23 @@ def test_ctrl_c_in_training_keeps_the_step_and_resume_goes_on(home: Path, tmp_pa
     assert resumed.json["steps"] == 25
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 26))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_student_in_two_processes(home: Path, tmp_path: Path) -> None:
+    """Started as docs/training.md says."""
+    run = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    command = [*launcher, "tiekd_cache", "distill", "--run", str(run), "--json"]
+    for options in (["--steps", "3", *TINY], ["--resume"]):
+        done = subprocess.run(
+            [*command, *options], cwd=home, env=environment(), capture_output=True, text=True, timeout=160, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["steps"] == 3, "one process speaks"
+    assert done.stderr.count("is finished already") == 1
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert load_student(run / "best.pt").predict(torch.zeros(1, 3, 64, 96)).shape == (1, 1, 64, 96)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import fail, succeed, tiekd
+from command_line import environment, fail, succeed, tiekd
 
 from tiekd_cache.data.protocol import protocol_of
-from tiekd_cache.evaluate import Evaluation, ImageMetrics
+from tiekd_cache.evaluation import Evaluation, ImageMetrics
 from tiekd_cache.metrics import METRICS
 from tiekd_cache.results import summary, write_csv, write_json
 
@@ -60,6 +62,14 @@ def test_differences_are_paired_and_say_better_or_worse(home: Path) -> None:
     assert same["means"] == first["means"] or same["means"]["rmse"]["mean"] == pytest.approx(
         first["means"]["rmse"]["mean"]
     )
+
+
+def test_it_answers_without_torch(home: Path) -> None:
+    """Whose import takes seconds, and a Ctrl-C in it aborted the process."""
+    program = "import sys; from tiekd_cache.cli import main; main(standalone_mode=False); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", program, "compare", "a", "same"]
+    done = subprocess.run(command, cwd=home, env=environment(), capture_output=True, text=True, timeout=150)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
 def test_tables_for_people_and_for_pages(home: Path) -> None:

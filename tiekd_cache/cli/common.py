@@ -17,6 +17,9 @@ from tiekd_cache.launch import Launch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+GOES_ON = frozenset({"demo", "precompute", "run", "import", "export-store", "push", "pull", "merge"})
+"""Commands that keep what they have done when they are interrupted; `distill` says itself what it has saved."""
+
 
 class ErrorsInOneLine(click.Group):
     """A group whose commands end with one line and the error's exit code where the user can mend it."""
@@ -32,7 +35,8 @@ class ErrorsInOneLine(click.Group):
                 click.echo(f"Error (process {rank}): {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            note("Interrupted. What was finished is kept; the same command goes on from there.")
+            kept = "What was finished is kept; the same command goes on from there."
+            note(f"Interrupted. {kept}" if ctx.invoked_subcommand in GOES_ON else "Interrupted.")
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             sys.exit(1)

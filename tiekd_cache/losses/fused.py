@@ -55,7 +55,7 @@ def fused_dpm_head(
     """(mean KL to the teachers' DPMs, expected student depth) of a student's features, differentiable in both.
 
     Args:
-        features: [B,C,H,W] float.
+        features: [B,C,H,W] float, not empty.
         weight: [K,C,1,1] of the 1x1 convolution to the logits.
         bias: [K].
         teacher_depth: [B,T,H,W] float, metres, of T >= 1 teachers; 0 = missing.
@@ -78,6 +78,10 @@ def fused_dpm_head(
         the release.
     """
     check_form(form, sigma, bins, sigma_share)
+    if features.dim() != 4 or not features.numel() or not features.is_floating_point():
+        raise ShapeError(
+            f"Features are {features.dtype} {list(features.shape)}; they must be float [B,C,H,W], none of them 0."
+        )
     batch, channels, height, width = features.shape
     if weight.shape != (bins.num_bins, channels, 1, 1) or bias.shape != (bins.num_bins,):
         raise ShapeError(

@@ -38,7 +38,8 @@ class CompiledTiles:
         self._buffer = torch.empty(len(head.matrix), head.tile_pixels + _PADDING)
         self._head = (
             head.centers.numpy(),
-            *(np.float32(target.sigma), np.float32(target.sigma_share)),
+            np.float32(target.sigma),
+            np.float32(target.sigma_share),
             target.form == "released",
         )
 

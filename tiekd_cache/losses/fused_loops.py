@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tiekd_cache.dpm import DENSITY_FLOOR
+from tiekd_cache.dpm import DENSITY_FLOOR, FLOORED_SCORE
 from tiekd_cache.losses.dpm_kl import EPSILON
 from tiekd_cache.losses.fused_torch import SUPPORT_SIGMAS
 from tiekd_cache.machine_code import compile_kept
@@ -31,7 +31,7 @@ _f = np.float32
 _i = np.int32
 _ZERO, _HALF, _ONE = _f(0), _f(0.5), _f(1)
 _INFINITY = _f(np.inf)
-_FLOOR, _EPSILON, _SUPPORT = _f(DENSITY_FLOOR), _f(EPSILON), _f(SUPPORT_SIGMAS)
+_FLOOR, _FLOORED, _EPSILON, _SUPPORT = _f(DENSITY_FLOOR), _f(FLOORED_SCORE), _f(EPSILON), _f(SUPPORT_SIGMAS)
 _ROOT_2PI = math.sqrt(2 * math.pi)
 # log 2 in two parts, the first short enough that its multiples are exact; a number whose addition rounds to integers
 _LOG2_E, _LOG2_HIGH, _LOG2_LOW, _ROUNDER = _f(1 / math.log(2)), _f(0.693359375), _f(-2.12194440e-4), _f(1.5 * 2**23)
@@ -145,7 +145,7 @@ def _fill_dpm(centers: Any, depth: Any, width: Any, released: Any, dpm: Any) -> 
     if released:
         for j in range(len(dpm)):
             density = exp(dpm[j]) * amplitude
-            dpm[j] = -_INFINITY if density < _FLOOR else density
+            dpm[j] = _FLOORED if density < _FLOOR else density
     highest = -_INFINITY
     for j in range(len(dpm)):
         highest = dpm[j] if dpm[j] > highest else highest

@@ -67,11 +67,13 @@ class FusedTerms(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_kl: torch.Tensor, grad_depth: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of features, weight and bias, in their dtypes; the others get none."""
+        """Gradients of features, weight and bias, in their dtypes, where they are wanted; the others get none."""
         features, weight, bias, teacher_depth, weights, student_depth, log_norm = ctx.saved_tensors
         head = Head(features, weight, bias, ctx.target)
-        grad_features = _empty_like(features)
-        flat_gradient = grad_features.view(head.features.shape)  # of the features' layout; never a copy
+        of_head = any(ctx.needs_input_grad[1:3])
+        grad_features = _empty_like(features) if ctx.needs_input_grad[0] else None
+        # of the features' layout; never a copy
+        flat_gradient = None if grad_features is None else grad_features.view(head.features.shape)
         given = [x[:, : None if ctx.with_kl else 0].flatten(2) for x in (teacher_depth, weights)]
         maps = [x.reshape(len(x), -1) for x in (grad_kl, grad_depth, student_depth, log_norm)]
 
@@ -81,12 +83,13 @@ class FusedTerms(torch.autograd.Function):
             for i, pixels in tiles:
                 tile, teachers = head.tile(i, pixels), (x[i, :, pixels] for x in given)
                 slope = arithmetic.slopes(tile, *teachers, *(x[i, pixels] for x in maps))
-                if head.dtype == features.dtype:
+                if flat_gradient is not None and head.dtype == features.dtype:
                     torch.mm(head.matrix.t(), slope, out=flat_gradient[i, :, pixels])
-                else:
+                elif flat_gradient is not None:
                     flat_gradient[i, :, pixels] = head.matrix.t() @ slope
-                grad_matrix.addmm_(slope, tile.t())
-                grad_bias += slope.sum(1)
+                if of_head:
+                    grad_matrix.addmm_(slope, tile.t())
+                    grad_bias += slope.sum(1)
             return grad_matrix, grad_bias
 
         with torch.autocast(features.device.type, enabled=False):  # whoever calls backward may be inside one

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tiekd_cache.dpm import DENSITY_FLOOR, dpm_width
+from tiekd_cache.dpm import DENSITY_FLOOR, FLOORED_SCORE, dpm_width
 from tiekd_cache.losses.dpm_kl import EPSILON
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ class _Support:
             .mul_(-0.5 / width**2)
         )
         if target.form == "released":
-            # softmax over densities; what lies under the floor gets the score -1000, which is probability 0
+            # softmax over densities; what lies under the floor gets probability 0
             density = scores.clamp_(min=-80.0).exp_().mul_(1 / (width * math.sqrt(2 * math.pi)))
-            scores = density.masked_fill_(density < DENSITY_FLOOR, -torch.inf)
+            scores = density.masked_fill_(density < DENSITY_FLOOR, FLOORED_SCORE)
         self.dpm = torch.softmax(scores, dim=0)
         num_pixels = len(depth)
         first = first * num_pixels + torch.arange(num_pixels, device=depth.device)

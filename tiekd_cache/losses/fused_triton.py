@@ -222,9 +222,17 @@ class _Call:
         self.blocks = blocks(flat.dtype, flat.shape[1])
         self.sample_tiles = _ceil(flat.shape[2], self.blocks.pixels)
         self.constants = {
-            **{"K": num_bins, "C": flat.shape[1], "T": num_teachers, "RELEASED": form == "released", "WITH_KL": kl},
-            **{"BLOCK_P": self.blocks.pixels, "BLOCK_K": self.blocks.bins, "BLOCK_C": self.blocks.channels},
-            **{"num_warps": self.blocks.num_warps, "num_stages": self.blocks.num_stages, "enable_fp_fusion": True},
+            "K": num_bins,
+            "C": flat.shape[1],
+            "T": num_teachers,
+            "RELEASED": form == "released",
+            "WITH_KL": kl,
+            "BLOCK_P": self.blocks.pixels,
+            "BLOCK_K": self.blocks.bins,
+            "BLOCK_C": self.blocks.channels,
+            "num_warps": self.blocks.num_warps,
+            "num_stages": self.blocks.num_stages,
+            "enable_fp_fusion": True,
             **precisions(flat.dtype),
         }
 

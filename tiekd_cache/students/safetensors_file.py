@@ -26,7 +26,9 @@ def write_safetensors(path: Path, payload: Mapping[str, Any]) -> None:
         with whole_file(path) as file:
             file.write(safetensors.torch.save(tensors, metadata))
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"Cannot write {path}: {first_line(error)}. Choose another file.") from None
+        raise CheckpointError(
+            f"Cannot write {path}: {first_line(error)}. Check that its folder exists and has room, or choose another."
+        ) from None
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def write_payload(path: Path, payload: Mapping[str, Any]) -> None:
             torch.save(dict(payload), file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(
-            f"Cannot write {path}: {first_line(error)}. The file that was there is unharmed."
+            f"Cannot write {path}: {first_line(error)}. What was there before is unchanged. Check that its folder "
+            "exists and has room, or choose another."
         ) from error
 
 
@@ -70,8 +71,8 @@ def read_payload(path: Path) -> dict[str, Any]:
     if not isinstance(version, str) or version != FORMAT:
         said = shown(version) if isinstance(version, str) else "none"
         raise CheckpointError(
-            f"{path} is no student's file of format {FORMAT} (format: {said}). Published TIE-KD weights go "
-            "through Student.load_published; a newer format needs a newer tiekd-cache."
+            f"{path} is no student's file of format {FORMAT} (format: {said}). Published TIE-KD weights go through "
+            "Student.load_published and save_student (docs/students.md); a newer format needs a newer tiekd-cache."
         )
     absent = [key for key in _KEYS if key not in payload]
     if absent:
