@@ -15,6 +15,7 @@ from typing import Any
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.foreign import parse_json, shown
 from tiekd_cache.openssh import Signers
+from tiekd_cache.store.cache import has_found
 from tiekd_cache.store.catalogue import is_store, layout_of, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.layout import Layout
@@ -144,9 +145,11 @@ def signer_of(place: str | Path, trust: Signers) -> str:
     return signed.signer
 
 
-def is_catalogue(place: str | Path) -> bool:
+def is_catalogue(place: str | Path, cache: Path | None = None) -> bool:
     """Whether a place is no store but has some: a folder with stores in it, a bucket's URL without attributes.
 
+    Args:
+        cache: a cache folder; a URL is not asked where a store was read from it through this cache before.
     Raises:
         ConfigError: no such kind of place.
         StoreError: no answer, or no permission.
@@ -156,6 +159,8 @@ def is_catalogue(place: str | Path) -> bool:
         first = next(_folders(objects.folder), None)
         return first is not None and first[1] != "."
     if not is_remote(place) or objects.url.startswith("http"):
+        return False
+    if cache is not None and has_found(cache, objects.url):
         return False
     try:
         objects.size("zarr.json")

@@ -25,7 +25,7 @@ def choose_stores(
     Args:
         places: values of --store; none = the folder stores/.
         teachers: values of --teacher: one store for each.
-        given: values of `source_options`, which name the data set.
+        given: values of `source_options`, which name the data set, and of `cache_options`.
         any_data: the images come out of the store, whatever data set they are of.
         partial: a store that is not finished will do.
     Raises:
@@ -48,7 +48,8 @@ def choose_stores(
 
     if teachers:
         return tuple(choose(places[0] if places else Path("stores"), teacher) for teacher in teachers)
-    return tuple(choose(place, None) if is_catalogue(place) else place for place in places)
+    cache = given.get("cache_dir")
+    return tuple(choose(place, None) if is_catalogue(place, cache) else place for place in places)
 
 
 def refuse_made_already(catalogue: str | Path | None, own: str | Path) -> Callable[[StoreSchema], None]:
