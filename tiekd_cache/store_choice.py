@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tiekd_cache.errors import ConfigError
+from tiekd_cache.errors import ConfigError, StoreError
+from tiekd_cache.foreign import shown
 from tiekd_cache.store_list import ListedStore, list_stores
 
 _MOST_NAMED = 8
@@ -47,12 +48,22 @@ def choose_store(
 
 
 def find_same(place: str | Path, fingerprint: str, own: str | Path) -> ListedStore | None:
-    """A finished store with this fingerprint in a catalogue, other than one's own; raises as `list_stores`."""
+    """A finished store with this fingerprint in a catalogue, other than one's own; None where it has none.
+
+    Raises:
+        StoreError: as `list_stores`; or none is found, and stores of it cannot be read, which might be the one.
+        ConfigError: as `list_stores`.
+    """
     mine = os.path.realpath(own)
-    for store in list_stores(place):
+    there = list_stores(place)
+    for store in there:
         same = store.schema is not None and store.schema.fingerprint == fingerprint
         if same and store.finished and os.path.realpath(store.place) != mine:
             return store
+    unknown = [store for store in there if store.schema is None]
+    if unknown:
+        more = f", and {len(unknown) - 1} other stores" if len(unknown) > 1 else ""
+        raise StoreError(f"{shown(unknown[0].place, 300)}: {unknown[0].problem}{more}")
     return None
 
 

@@ -20,7 +20,15 @@ from tiekd_cache.store.catalogue import is_store, layout_of, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.layout import Layout
 from tiekd_cache.store.object_path import store_path
-from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, is_remote, open_objects
+from tiekd_cache.store.objects import (
+    FolderObjects,
+    MissingObject,
+    Objects,
+    RefusedError,
+    RemoteError,
+    is_remote,
+    open_objects,
+)
 from tiekd_cache.store.schema import FORMAT, StoreSchema
 from tiekd_cache.store.signature import require_signed
 
@@ -119,7 +127,7 @@ def list_stores(place: str | Path) -> list[ListedStore]:
         place: a folder or the URL of a bucket, or of a folder in one.
     Raises:
         ConfigError: there is no such folder, or what is there cannot be listed (a plain web server).
-        RemoteError: no answer, or no permission.
+        RemoteError: no answer, or no permission to list.
     """
     objects = open_objects(place)
     if not isinstance(objects, FolderObjects):
@@ -143,6 +151,11 @@ def signer_of(place: str | Path, trust: Signers) -> str:
     signed = require_signed(path, trust)
     open_catalogue(path, signed)
     return signed.signer
+
+
+def is_server_failing(place: str | Path, error: Exception) -> bool:
+    """Whether an error is no fault of the store at a place: its server fails, and would for the other stores, too."""
+    return is_remote(place) and isinstance(error, RemoteError) and not isinstance(error, RefusedError)
 
 
 def is_catalogue(place: str | Path, cache: Path | None = None) -> bool:
@@ -251,6 +264,8 @@ def _read(objects: Objects, prefix: str, sizes: Mapping[str, int], place: str, n
     try:
         group = parse_json(objects.get(f"{prefix}zarr.json"))
     except (StoreError, *UNREADABLE) as error:
+        if is_server_failing(place, error):
+            raise
         unreadable = shown(f"zarr.json cannot be read ({error})", 300)
         return ListedStore(place, name, total, problem=unreadable) if ours else None
     attributes = group.get("attributes") if isinstance(group, dict) else None

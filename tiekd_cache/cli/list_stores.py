@@ -22,7 +22,12 @@ _HEADER = ("store", "teacher", "data set", "split", "fingerprint", "maker", "dat
 
 @click.command("list")
 @click.argument("place", type=named_store, metavar="[FOLDER|URL]", default="stores")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a static page with pictures.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write a static page with pictures.",
+)
 @click.option(
     "--thumbnails",
     type=click.IntRange(0, 50),
@@ -73,18 +78,23 @@ def list_command(place: str | Path, html: Path | None, thumbnails: int, trust_fi
             note(f"Damaged: {shown(store.name)}: {store.problem}")
     if html is not None:
         with progress_bar(len(stores), "page", "store") as bar:
-            page = store_page(where, stores, thumbnails=thumbnails, advance=bar.update)
-        write_page(html, page)
+            write_page(html, lambda: store_page(where, stores, thumbnails=thumbnails, advance=bar.update))
         note(f"Page: {html}")
 
 
 def _signer(store: ListedStore, trust: Signers) -> str | None:
-    """The name of who signed a store; None, and the reason on stderr, where it is not trusted."""
+    """The name of who signed a store; None, and the reason on stderr, where it is not trusted.
+
+    Raises:
+        RemoteError: the server fails.
+    """
     from tiekd_cache.errors import StoreError
-    from tiekd_cache.store_list import UNREADABLE, signer_of
+    from tiekd_cache.store_list import UNREADABLE, is_server_failing, signer_of
 
     try:
         return signer_of(store.place, trust)
     except (StoreError, *UNREADABLE) as error:
+        if is_server_failing(store.place, error):
+            raise
         note(f"Not trusted: {shown(store.name)}: {shown(str(error), 300)}")
         return None
