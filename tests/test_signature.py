@@ -413,7 +413,7 @@ def test_a_store_that_is_not_whole_is_not_signed(plain: Path, key: SigningKey) -
 
 
 def test_only_stores_in_folders_are_signed(plain: Path, key: SigningKey, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="is a URL: stores are written in folders"):
+    with pytest.raises(StoreError, match="is a URL: this works on a folder"):
         sign_store("s3://team/stores/a.zarr", key)
     with pytest.raises(StoreError, match="There is no store at"):
         sign_store(tmp_path / "nowhere.zarr", key)

@@ -45,7 +45,8 @@ def test_what_a_colleague_has_made_is_not_computed_again_unless_asked_for(home: 
     outcome = tiekd("precompute", "--teacher", "lidar", cwd=home, TIEKD_CATALOGUE="team", **SECOND)
 
     assert (outcome.code, outcome.err) == (1, "")  # the first of several processes speaks for all
-    succeed("precompute", "--teacher", "lidar", "--anyway", cwd=home, TIEKD_CATALOGUE="team")
+    made = succeed("precompute", "--teacher", "lidar", "--anyway", "--json", cwd=home, TIEKD_CATALOGUE="team").json
+    assert made["teacher"] == succeed("list", "--json", cwd=home).json[0]["teacher"] == "lidar"
     succeed("precompute", "--teacher", "lidar", cwd=home, TIEKD_CATALOGUE="team")  # begun: it goes on
     shutil.rmtree(home / "stores")
     succeed("precompute", "--teacher", "lidar", "--max-depth", "85", cwd=home, TIEKD_CATALOGUE="team")  # other answers

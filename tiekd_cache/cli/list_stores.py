@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tiekd_cache.cli.common import json_option, named_store, note, print_table
-from tiekd_cache.cli.signing import read_signers, trust_option
+from tiekd_cache.cli.signing import read_signers
 from tiekd_cache.foreign import shown
 from tiekd_cache.progress import progress_bar
 
@@ -35,7 +35,13 @@ _HEADER = ("store", "teacher", "data set", "split", "fingerprint", "maker", "dat
     show_default=True,
     help="Pictures of each store on the page; 200 of all together.",
 )
-@trust_option
+@click.option(
+    "--trust",
+    "trust_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also say which of these signed each store: an OpenSSH allowed_signers file, or a public key.",
+)
 @json_option
 def list_command(place: str | Path, html: Path | None, thumbnails: int, trust_file: Path | None, as_json: bool) -> None:
     """The stores in a folder or bucket, and in its folders: teacher, data, how much is done, who made it when.

@@ -138,7 +138,7 @@ def local_path(path: str | Path) -> Path:
         StoreError: it is a URL.
     """
     if "://" in str(path):
-        raise StoreError(f"{path} is a URL: stores are written in folders; name one, then push it there")
+        raise StoreError(f"{path} is a URL: this works on a folder. Name one; `push` brings it to the URL")
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - resolve() would follow links
 
 
