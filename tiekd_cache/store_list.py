@@ -86,7 +86,7 @@ class ListedStore:
     def describe(self) -> str:
         """Its place, teacher, data set, frames and fingerprint in a few words, for messages."""
         if self.schema is None:
-            return f"{shown(self.place, 300)} (damaged)"
+            return f"{shown(self.place, 300)} (cannot be read)"
         teacher, data = shown(self.schema.teacher["name"]), shown(self.schema.dataset["name"])
         done = f"{self.frames_done}/{self.schema.num_frames} frames"
         wrong = ", damaged" if self.problem else ""

@@ -121,7 +121,7 @@ def _table(stores: Sequence[ListedStore]) -> str:
 
 
 def _about(store: ListedStore) -> str:
-    problem = "" if store.problem is None else f'<p class="problem">Damaged: {_text(store.problem)}</p>\n'
+    problem = "" if store.problem is None else f'<p class="problem">Problem: {_text(store.problem)}</p>\n'
     return f"<p><code>{_text(store.place)}</code></p>\n{problem}"
 
 

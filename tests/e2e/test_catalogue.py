@@ -119,7 +119,7 @@ def test_list_prints_a_table_json_and_a_page(home: Path, tmp_path: Path) -> None
     assert "2/2" in first
     assert "Ada <ada@example.org>" in first
     assert second.split()[0] == "rooms.zarr"
-    assert "Damaged: rooms.zarr: zarr.json cannot be read" in said.err
+    assert "Problem: rooms.zarr: zarr.json cannot be read" in said.err
     assert "Ada &lt;ada@example.org&gt;" in (tmp_path / "page" / "index.html").read_text()
     found = succeed("list", "stores", "--json", cwd=tmp_path).json
     assert [store["finished"] for store in found] == [True, False]

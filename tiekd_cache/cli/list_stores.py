@@ -81,7 +81,7 @@ def list_command(place: str | Path, html: Path | None, thumbnails: int, trust_fi
         note(f"No store in {where}, nor in its folders.")
     for store in stores:
         if store.problem is not None:
-            note(f"Damaged: {shown(store.name)}: {store.problem}")
+            note(f"Problem: {shown(store.name)}: {store.problem}")
     if html is not None:
         with progress_bar(len(stores), "page", "store") as bar:
             write_page(html, lambda: store_page(where, stores, thumbnails=thumbnails, advance=bar.update))
