@@ -36,3 +36,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResponseStore:
     path = tmp_path_factory.mktemp("store") / "a.zarr"
     precompute(FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=4))
     return open_store(path)
+
+
+@pytest.fixture(scope="session")
+def store_with_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished store of six frames in memory, with images and statistics, in shards of two; leave it as it is."""
+    path = tmp_path_factory.mktemp("store_with_images") / "a.zarr"
+    precompute(
+        FormulaTeacher(), MemoryFrames(6), path, PrecomputeConfig(shard_frames=2, batch_size=2, with_images=True)
+    )
+    return path

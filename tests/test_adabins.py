@@ -52,7 +52,7 @@ def loaded(weights: str | Path, name: str = "adabins", trained_on: str = "kitti"
     return teacher
 
 
-@pytest.fixture(scope="module", params=["adabins", "tiekd_adabins"])
+@pytest.fixture(scope="module", params=[pytest.param("adabins", marks=pytest.mark.slow), "tiekd_adabins"])
 def published(request: pytest.FixtureRequest, shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Published:
     state, folder = published_state(shared_dir, request.param), tmp_path_factory.mktemp("weights")
     if request.param == "adabins":
@@ -88,6 +88,7 @@ def test_parity_of_the_depth(published: Published) -> None:
         assert worst_of_samples(said.depth, published.fields, "raw") <= 1.5e-3
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_parity_of_features_and_bin_edges(published: Published) -> None:
     network = published.teacher.network
@@ -122,6 +123,7 @@ def test_an_image_of_a_batch_is_answered_as_it_is_alone_at_another_size(publishe
     assert (together[0] - together[1]).abs().max() > 1
 
 
+@pytest.mark.slow
 def test_the_smallest_and_the_largest_size_are_taken(untrained: AdaBinsTeacher) -> None:
     depth = untrained.predict(torch.zeros(1, 3, 96, 43 * 32)).depth  # 129 patches
     assert torch.isfinite(depth).all()
@@ -146,6 +148,7 @@ def test_the_nearest_size_suits_and_keeps_the_aspect(untrained: AdaBinsTeacher) 
     assert untrained.input_size(426, 560) == (416, 576)
 
 
+@pytest.mark.slow
 def test_stage_one_enlarges_an_image_that_is_too_small(untrained: AdaBinsTeacher) -> None:
     said = untrained.predict_images(torch.randn(1, 3, 96, 320, generator=torch.Generator().manual_seed(0)), None)
     assert said.resize is not None
@@ -153,6 +156,7 @@ def test_stage_one_enlarges_an_image_that_is_too_small(untrained: AdaBinsTeacher
     assert [2 * size for size in said.depth.shape[-2:]] == list(untrained.input_size(96, 320))
 
 
+@pytest.mark.slow
 def test_random_weights_come_from_the_seed_and_the_range_from_the_data_set(untrained: AdaBinsTeacher) -> None:
     torch.manual_seed(11)
     assert loaded("random:3").digest == untrained.digest
@@ -168,6 +172,7 @@ def test_random_weights_come_from_the_seed_and_the_range_from_the_data_set(untra
     torch.testing.assert_close(ratio, torch.full_like(ratio, (10 - 1e-3) / (80 - 1e-3)))
 
 
+@pytest.mark.slow
 def test_other_checkpoints_are_refused_and_named(untrained: AdaBinsTeacher, tmp_path: Path) -> None:
     state = untrained.network.state_dict()
     file = publish(state, tmp_path / "AdaBins_kitti.pt")

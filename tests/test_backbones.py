@@ -36,6 +36,7 @@ def test_backbones_make_students_of_the_images_size(name: str, tmp_path: Path) -
     assert torch.equal(again.predict(images), student.predict(images))
 
 
+@pytest.mark.slow
 def test_channels_last_and_fussy_sizes() -> None:
     student = narrow(SWIN)  # made for 224x224, multiples of 4, [B,h,w,c]
     assert isinstance(student.encoder, AnySizeEncoder)
@@ -50,6 +51,7 @@ def test_channels_last_and_fussy_sizes() -> None:
         assert student.encoder(torch.rand(1, 3, 61, 97))[0].shape[2:] == (16, 32)
 
 
+@pytest.mark.slow
 def test_nothing_is_dropped_at_random() -> None:
     student = narrow(SWIN).train()  # timm's default there is stochastic depth of up to 0.1
     images = torch.rand(8, 3, 32, 32)

@@ -58,6 +58,7 @@ def curve(parts: TrainingParts) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_the_released_formulas_give_the_same_curve(store: ResponseStore) -> None:
     plain = parts_of(store)
     use_released_formulas(plain)

@@ -75,6 +75,7 @@ def test_parity_of_features_and_side_outputs(published: tuple[BtsTeacher, Mappin
         assert error.max() <= 1e-5, name
 
 
+@pytest.mark.slow
 def test_the_same_weights_have_one_digest_however_wrapped(untrained: BtsTeacher, tmp_path: Path) -> None:
     state = untrained.network.state_dict()
     bare = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
@@ -142,6 +143,7 @@ def test_bytes_and_wrong_focal_lengths_are_refused(untrained: BtsTeacher) -> Non
         untrained.predict(torch.zeros(1, 3, 32, 32), torch.tensor([0.0]))
 
 
+@pytest.mark.slow
 def test_random_weights_come_from_the_seed_alone(untrained: BtsTeacher) -> None:
     torch.manual_seed(11)
     before = torch.get_rng_state()

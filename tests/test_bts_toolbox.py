@@ -55,6 +55,7 @@ def test_parity_with_the_toolbox(teacher: BtsTeacher, shared_dir: Path) -> None:
     assert (teacher.name, teacher.architecture, teacher.trained) == ("bts", "bts_toolbox", True)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_parity_of_the_flip_average_in_and_out_of_a_store(
     teacher: BtsTeacher, shared_dir: Path, tmp_path: Path
@@ -75,6 +76,7 @@ def test_an_image_of_a_batch_is_answered_as_it_is_alone(teacher: BtsTeacher) -> 
     torch.testing.assert_close(together[1:], teacher.predict(images[1:]).depth, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_random_weights_by_its_own_name_and_other_layouts_refused(tmp_path: Path) -> None:
     untrained = load_teacher("bts-toolbox", weights="random:3")
     assert isinstance(untrained, BtsTeacher)
@@ -90,7 +92,7 @@ def test_random_weights_by_its_own_name_and_other_layouts_refused(tmp_path: Path
         load_teacher("bts-toolbox", weights=file)
 
 
-@pytest.mark.parametrize("depth_bias", [False, True])
+@pytest.mark.parametrize("depth_bias", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_depth_and_planes_are_float32_under_autocast(depth_bias: bool) -> None:
     torch.manual_seed(0)
     decoder = BtsDecoder((8, 8, 8, 8, 8), depth_bias=depth_bias).eval()

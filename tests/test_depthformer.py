@@ -151,6 +151,7 @@ def test_every_published_tensor_is_used_or_known_to_be_without_use(shared_dir: P
     assert "only Swin-L" in found.title
 
 
+@pytest.mark.slow
 def test_random_weights_work_and_trained_on_nyu_means_ten_metres() -> None:
     teacher = load_teacher("depthformer", weights="random:0", trained_on="nyu")
     assert (teacher.name, teacher.architecture, teacher.weights_source) == (

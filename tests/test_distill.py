@@ -15,7 +15,7 @@ import torch
 from fakes import FormulaTeacher, MemoryFrames
 
 from tiekd_cache import config as c
-from tiekd_cache.distill import InterruptedRunError, distill
+from tiekd_cache.distill import InterruptedRunError, _errors_in_one_line, distill
 from tiekd_cache.distill_config import DistillConfig
 from tiekd_cache.errors import CheckpointError, ConfigError, RangeError, StoreError
 from tiekd_cache.losses.loss_config import OBJECTIVES, LossConfig
@@ -75,7 +75,9 @@ def test_the_loss_falls_and_the_run_folder_is_whole(store: ResponseStore, tmp_pa
     assert student.predict(torch.zeros(1, 3, 64, 96)).shape == (1, 1, 64, 96)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in ("tie-kd", "baseline") else pytest.mark.slow) for n in OBJECTIVES]
+)
 def test_a_step_of_every_objective(store: ResponseStore, tmp_path: Path, name: str) -> None:
     config = replace(with_train(steps=1), loss=LossConfig(name, form="gaussian", sigma=2.5))
     values = train(store, tmp_path / "run", config)
@@ -135,6 +137,7 @@ def test_a_run_stopped_and_resumed_equals_an_undisturbed_one(
     assert all(torch.equal(final[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow
 def test_lines_after_the_last_checkpoint_are_written_anew(store: ResponseStore, tmp_path: Path) -> None:
     whole = train(store, tmp_path / "whole")
     with pytest.raises(InterruptedRunError):
@@ -183,6 +186,7 @@ def test_a_crop_that_the_student_does_not_meet_is_one_error(store: ResponseStore
         train(store, tmp_path / "run", config)
 
 
+@pytest.mark.slow
 def test_bins_may_begin_at_the_nearest_depth_that_the_store_has_seen(tmp_path: Path) -> None:
     source = MemoryFrames(2)
     config = with_train(crop=(64, 96), row_cut=0)
@@ -202,6 +206,7 @@ def test_bins_may_begin_at_the_nearest_depth_that_the_store_has_seen(tmp_path: P
         run_distill(log_bins, source, [tmp_path / "a.zarr"], tmp_path / "unknown", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_run_folder_in_use_is_not_overwritten(store: ResponseStore, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError):
         train(store, tmp_path / "run", progress=StopAfter(2, signal.SIGINT))
@@ -286,3 +291,22 @@ def test_a_store_of_other_data_is_refused_before_anything_is_trained(tmp_path: P
     with pytest.raises(ConfigError, match="was made from memory, the frames to train on are elsewhere"):
         run_distill(CONFIG, source, [tmp_path / "a.zarr"], tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (("Caught it.\nTraceback:\ntiekd_cache.errors.StoreError: a: b",), ("a: b",)),
+        (("a: b",), ("a: b",)),
+        (("a", "b"), ("a", "b")),
+        ((), ()),
+    ],
+)
+def test_an_error_of_a_loader_worker_is_what_it_says(said: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    def batches() -> Any:
+        raise StoreError(*said)
+        yield
+
+    with pytest.raises(StoreError) as caught:
+        next(_errors_in_one_line(batches()))
+    assert caught.value.args == expected

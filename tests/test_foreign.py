@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tiekd_cache.errors import LONGEST_MESSAGE, FrameNotFoundError, MissingFilesError, StoreError
+from tiekd_cache.errors import LONGEST_MESSAGE, MOST_LINES, FrameNotFoundError, MissingFilesError, StoreError
 from tiekd_cache.foreign import DEEPEST_NESTING, check_archive, outside, parse_json, read_file, shown
 
 HUGE = 1 << 42
@@ -25,6 +25,22 @@ def test_a_file_is_read_up_to_a_limit(tmp_path: Path) -> None:
     os.truncate(file, HUGE)
     with pytest.raises(OSError, match="more than the 67108864 bytes"):
         read_file(file)
+
+
+def test_a_file_that_grows_while_it_is_read_gives_no_more_than_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, size = tmp_path / "a", os.fstat
+    file.write_bytes(b"12345")
+
+    def grow(descriptor: int) -> os.stat_result:
+        found = size(descriptor)
+        with file.open("ab") as more:
+            more.write(b"67890")
+        return found
+
+    monkeypatch.setattr(os, "fstat", grow)
+    assert len(read_file(file, 10)) <= 10
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
@@ -89,15 +105,23 @@ def test_errors_are_one_line_whatever_a_file_put_into_them() -> None:
     assert len(long) == LONGEST_MESSAGE
     assert (long[:5], long[-3:]) == ("begin", "end")
     assert str(MissingFilesError("two files:\na\x07\nb")) == "two files:\na\\x07\nb"
+    listed = str(MissingFilesError("\n".join(map(str, range(1000))))).splitlines()
+    assert len(listed) == MOST_LINES
+    assert [listed[0], *listed[-2:]] == ["0", f"and {1000 - (MOST_LINES - 1)} more lines", "999"]
 
 
-def test_an_archive_that_declares_more_than_it_can_hold_is_refused() -> None:
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("a", "b"):
-            archive.writestr(name, b"")
-            archive.infolist()[-1].file_size = 65 << 20
-            if name == "a":
-                check_archive(archive, 2 << 20)
-        with pytest.raises(ValueError, match="declares 136314880 bytes in 2097152"):
-            check_archive(archive, 2 << 20)
+def test_an_archive_that_declares_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
+    for entries in (1, 2):
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w") as archive:
+            for number in range(entries):
+                archive.writestr(str(number), b"")
+                archive.infolist()[-1].file_size = 60 << 20
+        (tmp_path / f"{entries}.zip").write_bytes(data.getvalue())
+        for source in (data, tmp_path / f"{entries}.zip"):
+            if entries == 1:
+                check_archive(source)
+                continue
+            with pytest.raises(ValueError, match=f"declares 125829120 bytes in {len(data.getvalue())}"):
+                check_archive(source)
+    check_archive(io.BytesIO(b"no archive"))

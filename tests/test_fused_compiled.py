@@ -145,6 +145,7 @@ print(round(kl.item(), 4), round(depth.mean().item(), 3))
 """
 
 
+@pytest.mark.slow
 def test_without_numba_plain_torch_does_it() -> None:
     lines = []
     for setting in ("0", "1"):

@@ -119,6 +119,7 @@ def compiler_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler_cache")
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernels_compile_without_a_gpu(kernel: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import struct
@@ -284,13 +285,19 @@ def virtual(file: Any) -> None:
     file.create_virtual_dataset("codes", layout)
 
 
-def bomb(file: Any) -> None:
-    """A chunk that inflates to 500 MB."""
-    deflate = zlib.compressobj(1)
-    data = b"".join([deflate.compress(bytes(1 << 20)) for _ in range(500)]) + deflate.flush()
-    codes = replaced(file, "codes", shape=(10, 12, 20), dtype="<u2", chunks=(1, 12, 20), compression="gzip")
-    for place in range(10):
-        codes.id.write_direct_chunk((place, 0, 0), data)
+def bomb(file: Any, name: str, shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...] | None = None) -> None:
+    """In a dataset's place, chunks of a few bytes that inflate to 500 MB each."""
+    deflate = zlib.compressobj(9)
+    block = deflate.compress(bytes(1 << 20)) + deflate.flush(zlib.Z_FULL_FLUSH)  # the same each time but for its head
+    head, again = block[:2], block[2:]
+    checksum = struct.pack(">HH", (500 << 20) % 65521, 1)  # Adler-32 of so many zeros
+    data = head + 500 * again + zlib.compressobj(9, wbits=-15).flush() + checksum
+    if name in file:
+        del file[name]
+    options = {"dtype": dtype, "chunks": chunks or shape, "compression": "gzip"}
+    found = file.create_dataset(name, shape=shape, **options)
+    for offset in itertools.product(*map(range, (0,) * len(shape), shape, found.chunks)):
+        found.id.write_direct_chunk(offset, data)
 
 
 LONG = "longer names than ids can be"
@@ -298,7 +305,24 @@ HDF5: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a link to another file": (elsewhere, "no dataset 'codes' of its own"),
     "values in another file": (outside, "lie in other files"),
     "a view of another file": (virtual, "lie in other files"),
-    "a chunk beyond its size": (bomb, "does not inflate to the 480 bytes"),
+    "maps beyond their size": (
+        lambda f: bomb(f, "codes", (10, 12, 20), "<u2", (1, 12, 20)),
+        "a chunk of it cannot be read",
+    ),
+    "digests beyond their size": (lambda f: bomb(f, "digest", (10,), "<u4"), "'digest' is compressed"),
+    "names beyond their size": (lambda f: bomb(f, "frame_id", (10,), h5py.string_dtype()), "'frame_id' is compressed"),
+    "attributes beyond their size": (
+        lambda f: bomb(f, "attributes", (1,), h5py.string_dtype()),
+        "'attributes' is compressed",
+    ),
+    "statistics beyond their size": (
+        lambda f: bomb(f, "statistics", (3,), h5py.string_dtype()),
+        "'statistics' is compressed",
+    ),
+    "compressed maps never written": (
+        lambda f: replaced(f, "codes", shape=(10, 12, 20), dtype="<u2", compression="gzip"),
+        "a chunk of it cannot be read",
+    ),
     "maps never written": (lambda f: replaced(f, "codes", shape=(10, 12, 20), dtype="<u2"), "never written"),
     "digests never written": (lambda f: replaced(f, "digest", shape=(1 << 40,), dtype="<u4"), "never written"),
     "chunks beyond memory": (
@@ -352,3 +376,14 @@ def test_a_frame_number_of_many_digits_is_none(tmp_path: Path) -> None:
     (tmp_path / "split.txt").write_text("9" * 5000)
     with pytest.raises(DataError, match="is no frame number from 1 to 2"):
         NyuMatFrames.open(tmp_path / "a.mat", str(tmp_path / "split.txt"))
+
+
+@pytest.mark.parametrize("field", ["images", "depths"])
+def test_a_labelled_file_with_frames_beyond_their_size_is_refused(tmp_path: Path, field: str) -> None:
+    shapes = {"images": (2, 3, 640, 480), "depths": (2, 640, 480)}
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        for name, shape in shapes.items():
+            file[name] = np.ones(shape, "u1" if name == "images" else "f4")
+        bomb(file, field, shapes[field], file[field].dtype, (1, *shapes[field][1:]))
+    frames = NyuMatFrames.open(tmp_path / "a.mat")
+    refused(lambda: frames.load(frames.frame_ids[1], with_gt=True), DataError, f"{field} of .* does not inflate")

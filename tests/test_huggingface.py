@@ -327,6 +327,7 @@ def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
         load_teacher("hf:a/b")
 
 
+@pytest.mark.slow
 def test_the_command_line_from_the_model_to_the_check(models: Path, tmp_path: Path) -> None:
     shutil.copytree(folder_of(models, "glpn"), tmp_path / "small")
     write_kitti(tmp_path / "data" / "kitti")

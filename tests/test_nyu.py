@@ -29,12 +29,14 @@ def made(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def mat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As MATLAB 7.3 writes it: every axis reversed."""
+    """As MATLAB 7.3 writes it: every axis reversed, in chunks of gzip that need not be a frame each."""
     path = tmp_path_factory.mktemp("nyu") / "nyu_depth_v2_labeled.mat"
     with h5py.File(path, "w") as file:
         images, depths = zip(*(made(number) for number in range(COUNT)), strict=True)
-        file["images"] = np.stack([image.transpose(2, 1, 0) for image in images])
-        file["depths"] = np.stack([depth.T for depth in depths])
+        pixels = np.stack([image.transpose(2, 1, 0) for image in images])
+        file.create_dataset("images", data=pixels, chunks=(2, 1, 300, 480), compression="gzip", compression_opts=3)
+        metres = np.stack([depth.T for depth in depths])
+        file.create_dataset("depths", data=metres, chunks=(1, 90, 480), compression="gzip", compression_opts=3)
     return path
 
 

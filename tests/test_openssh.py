@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hostile import in_little_memory
 from hypothesis import given
 from hypothesis import strategies as st
 from signing_helpers import needs_bcrypt, write_key
@@ -207,11 +208,36 @@ def test_the_options_of_allowed_signers_are_obeyed_as_by_ssh_keygen(
     found = Signers.read(file)
     assert found.name_of(key.public, NAMESPACE, NOW) == ("ann@lab" if trusted else None)
     assert found.name_of(other.public, NAMESPACE, NOW) == "ben@lab"
-    if KEYGEN is not None:
-        (tmp_path / "sig").write_bytes(sshsig.sign(MESSAGE, key, NAMESPACE))
-        arguments = ("-Y", "verify", "-f", file, "-I", "ann@lab", "-n", NAMESPACE, "-s", tmp_path / "sig")
-        theirs = keygen(*arguments, f"-Overify-time={NOW:%Y%m%d%H%M%SZ}", input=MESSAGE)
-        assert (theirs.returncode == 0) == trusted, theirs.stderr
+    assert by_ssh_keygen(file, key) in (trusted, None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        'namespaces="git",namespaces="tiekd-cache"',
+        'namespaces="tiekd-cache",NAMESPACES="tiekd-cache"',
+        'valid-after="20200101Z",valid-after="20200102Z"',
+        'valid-before="20990101Z",valid-before="20990101Z"',
+        'namespaces="tiekd-cache",',
+        'namespaces=""',
+    ],
+)
+def test_options_that_ssh_keygen_does_not_take_are_an_error(key: SigningKey, tmp_path: Path, options: str) -> None:
+    file = tmp_path / "allowed"
+    file.write_text(f"ann@lab {options} {key.public.line}\n")
+    with pytest.raises(ConfigError, match=r"allowed:1: .* option"):
+        Signers.read(file)
+    assert not by_ssh_keygen(file, key)
+
+
+def by_ssh_keygen(allowed: Path, key: SigningKey) -> bool | None:
+    """Whether ssh-keygen takes ann@lab's signature then; None where there is no ssh-keygen."""
+    if KEYGEN is None:
+        return None
+    signature = allowed.with_name("sig")
+    signature.write_bytes(sshsig.sign(MESSAGE, key, NAMESPACE))
+    arguments = ("-Y", "verify", "-f", allowed, "-I", "ann@lab", "-n", NAMESPACE, "-s", signature)
+    return keygen(*arguments, f"-Overify-time={NOW:%Y%m%d%H%M%SZ}", input=MESSAGE).returncode == 0
 
 
 def test_times_without_Z_are_local(key: SigningKey, tmp_path: Path) -> None:
@@ -271,3 +297,16 @@ def test_whatever_stands_in_a_file_of_signers_is_an_error_of_one_line(
     with pytest.raises(ConfigError) as caught:
         Signers.read(file)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_device_or_a_file_without_end_is_neither_key_nor_trust(tmp_path: Path) -> None:
+    def work() -> None:
+        with (tmp_path / "long").open("wb") as file:
+            file.truncate(1 << 42)
+        for file, words in ((Path("/dev/zero"), "no regular file"), (tmp_path / "long", "more than the")):
+            with pytest.raises(ConfigError, match=words):
+                Signers.read(file)
+            with pytest.raises(ConfigError, match=words):
+                SigningKey.load(file, never)
+
+    in_little_memory(work)

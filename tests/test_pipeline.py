@@ -47,6 +47,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "small.toml"
 
 
+@pytest.mark.slow
 def test_both_stages_then_nothing_to_do_then_other_settings(recipe_file: Path) -> None:
     out = recipe_file.parent / "out"
     recipe = read_recipe(recipe_file, (f"out={out}",))

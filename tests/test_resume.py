@@ -54,6 +54,7 @@ def drawing(build: Callable[..., Any]) -> Callable[..., Any]:
     return built
 
 
+@pytest.mark.slow
 def test_what_a_student_draws_is_the_same_after_a_resume(
     store: ResponseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_what_a_student_draws_is_the_same_after_a_resume(
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole")), "the averaged weights differ"
 
 
+@pytest.mark.slow
 def test_another_store_only_when_told_and_it_is_recorded(store: ResponseStore, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError):
         train(store, tmp_path / "run", progress=StopAfter(2, signal.SIGINT))
@@ -99,6 +101,7 @@ def test_other_frames_of_the_same_store_are_refused_too(store: ResponseStore, tm
         distill(CONFIG, fewer, [store], tmp_path / "run", device=torch.device("cpu"), resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_starts_anew_and_leaves_nothing_old(store: ResponseStore, tmp_path: Path) -> None:
     run = tmp_path / "run"
     whole = train(store, run)

@@ -20,6 +20,9 @@ from signing_helpers import needs_bcrypt, write_key
 from store_helpers import depth_maps, make_store, open_writer, write_all
 
 from tiekd_cache.data.synthetic_kitti import write_synthetic_kitti
+from tiekd_cache.store.catalogue import open_catalogue
+from tiekd_cache.store.claims import claim_shard
+from tiekd_cache.store.images import open_images
 from tiekd_cache.store.signature import FILE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "allowed_signers").write_text(f'ann@lab namespaces="tiekd-cache,git" {ann.public.line}\n')
     made = ["precompute", "--teacher", "lidar", "--shard-frames", "1", "--with-images", "--sign", "ann"]
     outcome = succeed(*made, cwd=home)
-    assert f"Signed with {ann.public.fingerprint}: 2 of 2 responses and their images" in outcome.err
+    assert f"Signed with {ann.public.fingerprint}: 2 of 2 responses and 2 of 2 images" in outcome.err
     return home
 
 
@@ -161,7 +164,7 @@ def test_a_shard_added_by_a_later_precompute_is_said_there_and_refused_by_who_as
     for name in ("done/00001.json", "images/done/00001.json"):
         (store / name).unlink()
     part = succeed("sign", "stores/lidar.zarr", "--key", "ann", "--json", cwd=home)
-    assert (part.json["responses"], part.json["responses_when_finished"]) == (1, 2)
+    assert [part.json[name] for name in ("responses", "responses_when_finished", "images")] == [1, 2, 1]
     assert "does not hold for what is added later" in part.err
     assert succeed("info", *TRUST, "--json", cwd=home).json["frames_done"] == 1
     resume = ["precompute", "--teacher", "lidar", "--shard-frames", "1", "--with-images"]
@@ -179,11 +182,21 @@ def test_a_shard_added_by_a_later_precompute_is_said_there_and_refused_by_who_as
 @pytest.mark.slow
 def test_a_part_made_by_one_of_several_starts_is_not_signed_yet(home: Path) -> None:
     command = ["precompute", "--teacher", "lidar", "--shard-frames", "1", "--store", "two.zarr", "--sign", "ann"]
-    first = succeed(*command, "--shard-range", "0:1", cwd=home)
-    assert "is not signed, as it is not finished" in first.err
+    first = succeed(*command, "--with-images", "--shard-range", "0:1", cwd=home)
+    assert "is not signed, as it is not finished (responses are missing)" in first.err
+    images = open_images(open_catalogue(home / "two.zarr"))
+    assert images is not None
+    with claim_shard(images.layout, 1) as mine:  # another process is at it
+        assert mine
+        second = succeed(*command, "--with-images", cwd=home)
+    assert "is not signed, as it is not finished (images are missing)" in second.err
     assert not (home / "two.zarr" / FILE).exists()
-    succeed(*command, "--shard-range", "1:2", cwd=home)
-    assert succeed("verify", "two.zarr", *TRUST, "--json", cwd=home).json["whole"]
+    part = succeed("sign", "two.zarr", "--key", "ann", cwd=home)
+    assert "2 of 2 responses and 1 of 2 images" in part.err
+    assert "does not hold for what is added later" in part.err
+    succeed(*command, "--with-images", cwd=home)
+    said = succeed("verify", "two.zarr", *TRUST, "--json", cwd=home).json
+    assert (said["whole"], said["notes"]) == (True, [])
 
 
 def test_merged_parts_of_two_people_are_not_signed_and_the_note_says_so(home: Path) -> None:

@@ -27,7 +27,7 @@ from tiekd_cache.openssh import Signers, SigningKey
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.sharing import copy_store
 from tiekd_cache.statistics import read_statistics
-from tiekd_cache.store import open_store, sign_store, verify_store
+from tiekd_cache.store import open_store, sign_store, signing, verify_store
 from tiekd_cache.store.cache import CachedObjects
 from tiekd_cache.store.chunks import NotAsSigned, with_crc
 from tiekd_cache.store.frames import SignedShards
@@ -58,10 +58,9 @@ def trust(key: SigningKey, tmp_path_factory: pytest.TempPathFactory) -> Signers:
 
 
 @pytest.fixture(scope="module")
-def made(key: SigningKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(store_with_images: Path, key: SigningKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A signed store with images and statistics: six frames, shards of two."""
-    path = tmp_path_factory.mktemp("signed") / "a.zarr"
-    precompute(FormulaTeacher(), SOURCE, path, PrecomputeConfig(shard_frames=2, batch_size=2, with_images=True))
+    path = Path(shutil.copytree(store_with_images, tmp_path_factory.mktemp("signed") / "a.zarr"))
     sign_store(path, key)
     return path
 
@@ -318,7 +317,7 @@ def test_shards_added_after_signing_are_refused_until_it_is_signed_again(
     with writer.claim(0):
         writer.write_shard(0, depth_maps(10)[:4])
     report = sign_store(tmp_path / "a.zarr", key)
-    assert (report.frames, report.store_frames, report.images) == (4, 10, False)
+    assert (report.frames, report.store_frames, report.images) == (4, 10, 0)
     assert len(open_store(tmp_path / "a.zarr", allow_partial=True, trust=trust)) == 4
     with pytest.raises(StoreError, match="is not finished"):
         open_store(tmp_path / "a.zarr", trust=trust)
@@ -374,7 +373,7 @@ def test_images_added_after_signing_are_refused_where_they_are_asked_for(
 def test_a_shard_of_images_added_after_signing_is_refused(path: Path, trust: Signers, key: SigningKey) -> None:
     kept = (path / "images/done/00002.json").read_bytes()
     (path / "images/done/00002.json").unlink()
-    sign_store(path, key)
+    assert sign_store(path, key).images == 4
     (path / "images/done/00002.json").write_bytes(kept)
     message = r"1 finished shards \(the first: images/done/00002\.json\) that ann@lab has not signed"
     with pytest.raises(TrustError, match=message):
@@ -412,6 +411,18 @@ def test_a_store_that_is_not_whole_is_not_signed(plain: Path, key: SigningKey) -
     assert (plain / FILE).read_bytes() == before
 
 
+def test_more_than_a_signature_can_name_is_refused_before_the_store_is_read(
+    plain: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signature = (plain / FILE).read_bytes()
+    monkeypatch.setattr(signing, "SMALL_BYTES", len(signature))
+    sign_store(plain, key)
+    monkeypatch.setattr(signing, "SMALL_BYTES", len(signature) - 1)
+    monkeypatch.setattr(signing, "verify_store", None)
+    with pytest.raises(StoreError, match=f"would have {len(signature)} bytes, more than the {len(signature) - 1} "):
+        sign_store(plain, key)
+
+
 def test_only_stores_in_folders_are_signed(plain: Path, key: SigningKey, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is a URL: this works on a folder"):
         sign_store("s3://team/stores/a.zarr", key)
@@ -419,21 +430,22 @@ def test_only_stores_in_folders_are_signed(plain: Path, key: SigningKey, tmp_pat
         sign_store(tmp_path / "nowhere.zarr", key)
 
 
-def test_a_shard_that_grows_while_it_is_signed_is_not_left_out_in_silence(
-    tmp_path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("added", ["done/00002.json", "images/done/00002.json"])
+def test_a_store_that_grows_while_it_is_signed_is_not_signed_and_its_signer_told_to_do_it_again(
+    path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch, added: str
 ) -> None:
-    writer = open_writer(tmp_path / "a.zarr")
-    with writer.claim(0):
-        writer.write_shard(0, depth_maps(10)[:4])
+    before, record = (path / FILE).read_bytes(), (path / added).read_bytes()
+    (path / added).unlink()
 
     def grow(*arguments: object, **options: object) -> object:
-        write_all(writer, depth_maps(10))
+        (path / added).write_bytes(record)
         return verify_store(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("tiekd_cache.store.signing.verify_store", grow)
-    with pytest.raises(TrustError, match="2 finished shards"):
-        sign_store(tmp_path / "a.zarr", key)
-    assert not (tmp_path / "a.zarr" / FILE).exists()
+    with pytest.raises(StoreError, match=rf"grew while it was signed \({added}\).*again") as caught:
+        sign_store(path, key)
+    assert not isinstance(caught.value, TrustError), "which tells readers what to do"
+    assert (path / FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize("place", ["zip", "bucket", "web server", "cache"])
@@ -552,7 +564,7 @@ def test_zarr_python_cannot_be_held_to_a_signature(plain: Path, trust: Signers) 
         (lambda text: b"{", "is no JSON"),
         (lambda text: text.replace(b"signature/1", b"signature/2"), "is not of the format"),
         (lambda text: text.replace(b'"files"', b'"other"'), "lacks digests"),
-        (lambda text: text.replace(b'"fingerprint": "', b'"fingerprint": "z'), "lacks digests"),
+        (lambda text: text.replace(b'"zarr.json": "', b'"zarr.json": "z'), "lacks digests"),
         (lambda text: text.replace(b"+00:00", b"\\u001b[31m"), "does not say when"),
     ],
 )
@@ -578,5 +590,5 @@ def test_a_signature_too_large_to_be_one_is_not_read(path: Path, trust: Signers)
 
 
 def test_a_manifest_is_written_and_read_back() -> None:
-    manifest = Manifest.now("0" * 64, {"zarr.json": "1" * 64, "done/00000.json": "2" * 64})
+    manifest = Manifest.now({"zarr.json": "1" * 64, "done/00000.json": "2" * 64})
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest

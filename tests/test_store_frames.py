@@ -53,6 +53,7 @@ def test_a_frame_is_whole_but_for_ground_truth(path: Path) -> None:
     assert frames.lidar_depth(frame.frame_id) is None
 
 
+@pytest.mark.slow
 def test_a_run_without_the_data_set_equals_one_with_it(path: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, train=replace(CONFIG.train, steps=2))
     run_distill(config, StoreFrames.open(path), [path], tmp_path / "a", device="cpu")
@@ -83,6 +84,7 @@ def test_a_store_without_images_or_with_some_of_them_is_refused(path: Path, tmp_
     assert list(StoreFrames.open(some, allow_partial=True).frame_ids) == SOURCE.frame_ids[:4]
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_frames_out_of_a_store_are_those_of_their_png_files(shared_dir: Path, tmp_path: Path) -> None:
     source = KittiFrames.open(shared_dir / "kitti_sample", "all")

@@ -252,6 +252,7 @@ def test_without_a_folder_to_keep_it_in_it_is_compiled_each_time(monkeypatch: py
     assert compile_kept(lambda number: number + 1, signature)(41) == 42
 
 
+@pytest.mark.slow
 def test_a_torn_cache_file_costs_only_time(tmp_path: Path) -> None:
     assert read_one(ROOT, NUMBA_CACHE_DIR=str(tmp_path)) == "CompiledKernels"
     kept = list(tmp_path.rglob("*.nb*"))

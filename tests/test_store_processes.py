@@ -118,7 +118,8 @@ class Responses(Dataset[torch.Tensor]):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("method", "workers", "reader"), [("fork", 2, "local"), ("fork", 2, "zarr"), ("spawn", 1, "local")]
+    ("method", "workers", "reader"),
+    [("fork", 2, "local"), ("fork", 2, "zarr"), pytest.param("spawn", 1, "local", marks=pytest.mark.slow)],
 )
 def test_dataloader_workers_read_right(whole: Path, method: str, workers: int, reader: Any) -> None:
     store = open_store(whole, reader=reader)

@@ -343,6 +343,7 @@ def test_a_million_frames_open_in_two_seconds_and_read_in_constant_time(tmp_path
     assert int(found.stdout) < 1e9 / 1024, "kilobytes of a process that does nothing but open it and read a frame"
 
 
+@pytest.mark.slow
 def test_opening_and_reading_touch_as_many_files_whatever_the_number_of_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

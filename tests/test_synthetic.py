@@ -170,6 +170,7 @@ def test_a_scene_moves_forward_along_its_street() -> None:
     assert (steps <= 2.0).all()
 
 
+@pytest.mark.slow
 def test_depth_cannot_be_guessed_from_the_place_in_the_image() -> None:
     depths = np.stack([small_scene(seed, 2).depth for seed in range(8)])
     left, middle = depths[:, 45, 30], depths[:, 60, 250]
@@ -331,6 +332,7 @@ def test_a_complete_folder_is_reused_untouched(made: SyntheticSummary) -> None:
     assert {path: path.stat().st_mtime_ns for path in made.root.rglob("*")} == times
 
 
+@pytest.mark.slow
 def test_an_interrupted_folder_is_finished_with_the_same_bytes(made: SyntheticSummary, tmp_path: Path) -> None:
     class Interrupt(CountingBar):
         def update(self, count: int) -> None:

@@ -108,6 +108,7 @@ def test_only_frames_that_every_store_answers(stores: list[ResponseStore], tmp_p
     assert RunFolder(tmp_path / "run").run()["frames"] == 4
 
 
+@pytest.mark.slow
 def test_a_run_records_its_stores_and_resumes_from_these_alone(stores: list[ResponseStore], tmp_path: Path) -> None:
     config = replace(CONFIG, teachers=TeachersConfig("sample", (1.0, 2.0)))
 
@@ -121,6 +122,8 @@ def test_a_run_records_its_stores_and_resumes_from_these_alone(stores: list[Resp
     assert [entry["fingerprint"] for entry in run["stores"]] == [store.schema.fingerprint for store in stores]
     assert recorded_stores(run) == [store.info.path for store in stores]
     assert recorded_stores({"store": "old.zarr"}) == [Path("old.zarr")]
+    with pytest.raises(ConfigError, match="name it with --store"):
+        recorded_stores({"fingerprint": "0", "stores": [{"fingerprint": "0"}]})
     for wrong in (stores[:1], stores[::-1]):
         with pytest.raises(StoreError, match="other answers"):
             train(tmp_path / "run", wrong, resume=True)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 BROKEN = """
 import torch
@@ -62,11 +64,13 @@ def test_the_missing_operator_is_declared_and_the_import_repeated(tmp_path: Path
     assert done.stdout.split() == ["made", "True", "True"], done.stderr
 
 
+@pytest.mark.slow
 def test_a_torchvision_that_loads_well_is_left_alone(tmp_path: Path) -> None:
     done = run(packages(tmp_path, ""), f"from tiekd_cache.timm_compat import timm_module\ntimm_module()\n{ASK}")
     assert done.stdout.split() == ["made", "True", "False"], done.stderr
 
 
+@pytest.mark.slow
 def test_any_other_error_is_passed_on(tmp_path: Path) -> None:
     done = run(
         packages(tmp_path, "raise RuntimeError('another operator does not exist')"),

@@ -60,6 +60,7 @@ def test_a_divided_batch_gives_the_step_of_the_whole_one(store: ResponseStore) -
         torch.testing.assert_close(weights, whole.student.state_dict()[name], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bf16_is_near_float32_and_keeps_weights_and_losses_in_float32(store: ResponseStore) -> None:
     exact, half = parts_of(store), parts_of(store, precision="bf16")
     samples = [exact.dataset[0, i] for i in range(4)]
@@ -71,6 +72,7 @@ def test_bf16_is_near_float32_and_keeps_weights_and_losses_in_float32(store: Res
     assert {total.dtype, *(term.dtype for term in terms.values())} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_channels_last_changes_the_layout_and_only_rounding(store: ResponseStore) -> None:
     plain, other = parts_of(store), parts_of(store, channels_last=True)
     weights = other.student.encoder.conv_stem.weight
@@ -80,6 +82,7 @@ def test_channels_last_changes_the_layout_and_only_rounding(store: ResponseStore
     assert step_of(other, samples)["loss"] == pytest.approx(step_of(plain, samples)["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_average_follows_the_weights_and_is_what_is_kept(store: ResponseStore, tmp_path: Path) -> None:
     parts = parts_of(store, ema_decay=0.5)
     assert parts.average is not None

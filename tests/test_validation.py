@@ -65,6 +65,7 @@ def test_frames_are_spread_over_those_with_ground_truth() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_best_validated_student_is_kept_and_training_is_undisturbed(
     store: ResponseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_the_best_validated_student_is_kept_and_training_is_undisturbed(
     assert RunFolder(tmp_path / "early").is_finished()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_where_it_would_validate_does_so_when_it_goes_on(store: ResponseStore, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 3, "validate_every": 2, "validate_frames": 1}
     whole = run(store, tmp_path / "whole", **settings)

@@ -165,7 +165,7 @@ def _errors_in_one_line(batches: Iterable[Batch]) -> Iterator[Batch]:
     try:
         yield from batches
     except TiekdError as error:
-        said = str(*error.args).strip()
+        said = Exception.__str__(error).strip()
         if "\n" not in said:
             raise
         raise type(error)(said.rpartition("\n")[2].partition(": ")[2]) from None

@@ -1,5 +1,7 @@
 """The errors that a user can cause, each one line: what is wrong, where, the rule, what to do.
 
+`MissingFilesError` alone is a list, of `MOST_LINES` lines at most.
+
 The command line prints them without a traceback and exits with their `exit_code`; library users catch `TiekdError`
 or a narrower class. Anything else that escapes is a bug of ours and keeps its traceback.
 """
@@ -12,6 +14,9 @@ from tiekd_cache.foreign import printable
 
 LONGEST_MESSAGE = 4000
 """Characters; what is longer repeats something that a file says, and is cut in its middle."""
+
+MOST_LINES = 40
+"""Of a list."""
 
 
 class TiekdError(Exception):
@@ -36,10 +41,13 @@ class DataError(TiekdError):
 
 
 class MissingFilesError(DataError):
-    """Files of the data set are missing; what it says is a list, a line each."""
+    """Files of the data set are missing; what it says is a list, a line each, and in the last one what to do."""
 
     def __str__(self) -> str:
-        return "\n".join(map(one_line, Exception.__str__(self).split("\n")))
+        lines = Exception.__str__(self).split("\n")
+        if len(lines) > MOST_LINES:
+            lines[MOST_LINES - 2 : -1] = [f"and {len(lines) - MOST_LINES + 1} more lines"]
+        return "\n".join(map(one_line, lines))
 
 
 class StoreError(TiekdError):

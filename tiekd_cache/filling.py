@@ -134,7 +134,7 @@ class _Filling(contextlib.AbstractContextManager["_Filling"]):
 
     def _write(self, claim: Claim, pieces: Sequence[DepthMap]) -> None:
         if self._refused:
-            return  # a server that does not answer takes a minute to say so: once is enough
+            return  # the pass ends with the first refusal: a silent server takes its time over each shard
         depth = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         statistics = self._look(claim.shard, claim.frame_ids, depth)
         try:

@@ -266,18 +266,31 @@ def read_statistics(store: StorePlace, trust: Trust | None = None) -> StoreStati
     return StoreStatistics(tuple(one for one in results if isinstance(one, ShardStatistics)), tuple(notes))
 
 
+def statistics_of(catalogue: Catalogue, shard: int) -> tuple[bytes, ShardStatistics] | None:
+    """A shard's statistics as they are written, and what they say; None where it has none.
+
+    Raises:
+        Damage: they are not what was written, of another version or another shard; NotAsSigned: not as signed.
+    """
+    data = catalogue.read_optional(statistics_file(catalogue.path, shard))
+    if data is None:
+        return None
+    try:
+        statistics = ShardStatistics.from_bytes(data)
+    except ValueError as error:
+        raise Damage(str(error)) from error
+    if (statistics.fingerprint, statistics.shard) != (catalogue.schema.fingerprint, shard):
+        raise Damage("belongs to another store or shard")
+    return data, statistics
+
+
 def _read_one(catalogue: Catalogue, shard: int) -> ShardStatistics | str | None:
     """The statistics of a shard; None where there are none, the reason where they do not count."""
     file = statistics_file(catalogue.path, shard)
     try:
-        data = catalogue.read_optional(file)
-        if data is None:
-            return None
-        statistics = ShardStatistics.from_bytes(data)
-        if (statistics.fingerprint, statistics.shard) != (catalogue.schema.fingerprint, shard):
-            raise ValueError("belongs to another store or shard")
-        return statistics
+        found = statistics_of(catalogue, shard)
+        return None if found is None else found[1]
     except NotAsSigned as reason:
         raise damaged(catalogue.path, file, reason) from reason
-    except (Damage, ValueError) as error:
-        return f"statistics {file} are not counted: {error}"
+    except Damage as damage:
+        return f"statistics {file} are not counted: {damage}"

@@ -1,6 +1,6 @@
 """Files that are either there, whole and on the disk, or not there at all.
 
-Written aside as `.<name>.partial-<pid>-<token>-<host>`, synced, renamed, and the folder synced: a process killed at
+Written aside as `.<name>.partial-<pid>-<token>-<where>`, synced, renamed, and the folder synced: a process killed at
 any moment leaves the old state or the new one. What dead writers left aside is removed by the next one.
 """
 
@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from tiekd_cache.errors import DataError
-from tiekd_cache.processes import is_alive
+from tiekd_cache.processes import is_alive, process_space
 
 ABANDONED_AFTER_S = 24 * 3600.0
-"""No write takes a day: a partial file as old as that is nobody's, whichever machine it came from."""
+"""No write takes a day: a partial file as old as that is nobody's, wherever it came from."""
 
-_PARTIAL = re.compile(r"^\.(?P<name>.+)\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<host>.+)$")
+_PARTIAL = re.compile(r"^\.(?P<name>.+)\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<where>.+)$")
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def sync_folder(folder: Path) -> None:
 
 def partial_path(path: Path) -> Path:
     """Where this process writes what will be `path`; another name at each call."""
-    return path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}-{socket.gethostname()}")
+    return path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}-{_where()}")
 
 
 def is_partial(name: str) -> bool:
@@ -107,4 +107,9 @@ def _is_abandoned(partial: Path) -> bool:
         return False  # its writer has just finished
     if age > ABANDONED_AFTER_S:
         return True
-    return match["host"] == socket.gethostname() and not is_alive(int(match["pid"]))
+    return match["where"] == _where() and not is_alive(int(match["pid"]))
+
+
+def _where() -> str:
+    """For a file's name, those processes whose numbers mean something here."""
+    return hashlib.sha256(process_space().encode()).hexdigest()[:12]

@@ -19,7 +19,7 @@ from tiekd_cache.precompute import PrecomputeConfig, open_writer, precompute
 from tiekd_cache.sharing import copy_store
 from tiekd_cache.sharing.bucket_writer import BucketWriter, open_writer_at
 from tiekd_cache.sharing.shards import ConflictError
-from tiekd_cache.store import StoreWriter, open_store, verify_store
+from tiekd_cache.store import StoreWriter, layout, open_store, verify_store
 from tiekd_cache.store.catalogue import DamagedStoreError
 from tiekd_cache.store.objects import FolderObjects
 
@@ -62,14 +62,6 @@ class Bucket(MemoryObjects):
             raise StoreError("the line is cut")
 
 
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same store, made in a folder."""
-    path = tmp_path_factory.mktemp("bucket") / "a.zarr"
-    precompute(FormulaTeacher(), SOURCE, path, CONFIG)
-    return path
-
-
 def writer_of(objects: MemoryObjects, max_depth: float = 80.0, shard_frames: int = 4) -> StoreWriter:
     """The writer of ten frames in shards of four, in a bucket."""
     return open_writer_at(objects, build_schema(FRAMES, max_depth=max_depth), FRAMES, shard_frames=shard_frames)
@@ -83,9 +75,9 @@ def check(bucket: MemoryObjects, folder: Path, *, leftovers: bool = False) -> No
     assert leftovers or not [key for key in bucket.content if "claims" in key]
 
 
-def test_the_objects_are_those_of_a_store_made_in_a_folder_and_pushed(local: Path, tmp_path: Path) -> None:
+def test_the_objects_are_those_of_a_store_made_in_a_folder_and_pushed(store_with_images: Path, tmp_path: Path) -> None:
     pushed, bucket = MemoryObjects(), Bucket()
-    copy_store(FolderObjects(local), pushed)
+    copy_store(FolderObjects(store_with_images), pushed)
     report = precompute(FormulaTeacher(), SOURCE, bucket, CONFIG)
     assert (report.made, report.frames, report.complete) == (6, 6, True)
     assert bucket.content.keys() == pushed.content.keys()
@@ -96,9 +88,9 @@ def test_the_objects_are_those_of_a_store_made_in_a_folder_and_pushed(local: Pat
 
 
 @pytest.mark.parametrize("images", [True, False])
-def test_stopped_after_any_object_the_same_call_goes_on(local: Path, tmp_path: Path, images: bool) -> None:
+def test_stopped_after_any_object_the_same_call_goes_on(store_with_images: Path, tmp_path: Path, images: bool) -> None:
     config = PrecomputeConfig(batch_size=2, shard_frames=2, with_images=images)
-    whole, expected = open_store(local), Bucket()
+    whole, expected = open_store(store_with_images), Bucket()
     precompute(FormulaTeacher(), SOURCE, expected, config)
     for puts in range(len(expected.written)):
         bucket = Bucket(puts)
@@ -288,3 +280,16 @@ def test_what_is_damaged_in_a_bucket_is_dropped_and_brought_again(local: Path, t
         precompute(FormulaTeacher(), SOURCE, bucket, CONFIG)
         assert bucket.content.keys() == whole.keys()
     check(bucket, tmp_path / "b.zarr")
+
+
+@pytest.mark.parametrize("in_bucket", [True, False])
+def test_images_too_large_for_a_shard_are_refused_and_the_responses_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_bucket: bool
+) -> None:
+    height, width = SOURCE.image_size
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 5 * height * width)  # two responses have 4 bytes a pixel, images 6
+    place = Bucket() if in_bucket else tmp_path / "a.zarr"
+    with pytest.raises(StoreError, match=r"cannot hold images: .*fewer frames"):
+        precompute(FormulaTeacher(), SOURCE, place, CONFIG)
+    report = precompute(FormulaTeacher(), SOURCE, place, PrecomputeConfig(batch_size=2, shard_frames=2))
+    assert report.complete

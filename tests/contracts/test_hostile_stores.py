@@ -43,18 +43,11 @@ ESCAPES = "\x1b]0;title\x07\x1b[2J\r\nError: \u202e"
 """Sets a terminal's title, clears it, fakes an error, and turns what follows around."""
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kernels()  # loaded here, so that children need no memory for it
-    path = tmp_path_factory.mktemp("whole") / "a.zarr"
-    precompute(FormulaTeacher(), SOURCE, path, CONFIG)
-    return path
-
-
 @pytest.fixture
-def path(made: Path, tmp_path: Path) -> Path:
+def path(store_with_images: Path, tmp_path: Path) -> Path:
     """A copy that a test may turn against its reader."""
-    return shutil.copytree(made, tmp_path / "a.zarr")
+    kernels()  # loaded here, so that children need no memory for it
+    return shutil.copytree(store_with_images, tmp_path / "a.zarr")
 
 
 def zstd_zeros(length: int, *, declared: bool) -> bytes:

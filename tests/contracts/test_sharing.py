@@ -31,14 +31,6 @@ SHARD_1 = "residual/c/1/0/0"
 RECORD_1 = "done/00001.json"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished store with images and statistics: six frames, shards of two."""
-    path = tmp_path_factory.mktemp("sharing") / "a.zarr"
-    precompute(FormulaTeacher(), SOURCE, path, PrecomputeConfig(shard_frames=2, batch_size=2, with_images=True))
-    return path
-
-
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
     """A finished store without images: ten frames, shards of four."""
@@ -72,28 +64,28 @@ def same_answers(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder to folder", "through a bucket", "from a web server"])
-def test_everything_arrives_byte_for_byte(made: Path, tmp_path: Path, kind: str) -> None:
+def test_everything_arrives_byte_for_byte(store_with_images: Path, tmp_path: Path, kind: str) -> None:
     target = tmp_path / "deep" / "b.zarr"
     if kind == "folder to folder":
-        report = share(made, target)
+        report = share(store_with_images, target)
     elif kind == "through a bucket":
         bucket = MemoryObjects()
-        first = share(made, bucket)
+        first = share(store_with_images, bucket)
         assert (first.sent, first.target) == (6, "memory://a")
         report = share(bucket, target)
     else:
-        report = share(MemoryObjects.of(made, listable=False), target)
+        report = share(MemoryObjects.of(store_with_images, listable=False), target)
     assert (report.frames, report.store_frames, report.sent, report.missing) == (6, 6, 6, 0)
-    assert files_of(target) == files_of(made)
-    same_answers(made, target)
+    assert files_of(target) == files_of(store_with_images)
+    same_answers(store_with_images, target)
     for frame_id in SOURCE.frame_ids:
         assert open_store(target).image(frame_id).tobytes() == SOURCE.load(frame_id).image.tobytes()
 
 
-def test_what_is_there_is_skipped_and_not_read_again(made: Path) -> None:
+def test_what_is_there_is_skipped_and_not_read_again(store_with_images: Path) -> None:
     bucket = MemoryObjects()
-    share(made, bucket)
-    source = MemoryObjects.of(made)
+    share(store_with_images, bucket)
+    source = MemoryObjects.of(store_with_images)
     before = dict(bucket.content)
     report = share(source, bucket)
     assert (report.sent, report.there_before, report.num_bytes) == (0, 6, 0)
@@ -149,19 +141,19 @@ def test_progress_is_in_bytes(plain: Path, tmp_path: Path) -> None:
     assert report.num_bytes == sum(sizes)
 
 
-def test_only_the_shards_needed_are_pulled_and_the_rest_later(made: Path, tmp_path: Path) -> None:
+def test_only_the_shards_needed_are_pulled_and_the_rest_later(store_with_images: Path, tmp_path: Path) -> None:
     target = tmp_path / "b.zarr"
-    report = share(made, target, [SOURCE.frame_ids[3], SOURCE.frame_ids[2]])
+    report = share(store_with_images, target, [SOURCE.frame_ids[3], SOURCE.frame_ids[2]])
     assert (report.frames, report.sent, report.there_before) == (2, 2, 0)
     store = open_store(target, allow_partial=True)
     assert list(store) == SOURCE.frame_ids[2:4]
     assert store.has_image(SOURCE.frame_ids[2])
     with pytest.raises(StoreError, match="not finished"):
         open_store(target)
-    share(made, target, SOURCE.frame_ids[:3])
+    share(store_with_images, target, SOURCE.frame_ids[:3])
     made_again = precompute(FormulaTeacher(), SOURCE, target, PrecomputeConfig(shard_frames=2, batch_size=2))
     assert made_again.made == 2, "precompute made the last shard, and no other"
-    same_answers(made, target)
+    same_answers(store_with_images, target)
 
 
 def test_frames_that_the_store_does_not_have_are_refused(plain: Path, tmp_path: Path) -> None:
@@ -271,16 +263,16 @@ def test_frames_are_decoded_and_compared_with_their_digests(plain: Path, tmp_pat
 
 
 @pytest.mark.parametrize("key", ["images/image/c/1/0/0/0", "images/intrinsics/c/1/0/0", "images/done/00001.json"])
-def test_damaged_images_are_refused_by_name(made: Path, tmp_path: Path, key: str) -> None:
-    source = MemoryObjects.of(made)
+def test_damaged_images_are_refused_by_name(store_with_images: Path, tmp_path: Path, key: str) -> None:
+    source = MemoryObjects.of(store_with_images)
     source.content[key] = flip(source.content[key])
     with pytest.raises(StoreError, match=key):
         share(source, tmp_path / "b.zarr")
     assert list(open_store(tmp_path / "b.zarr")) == SOURCE.frame_ids, "the responses are whole"
 
 
-def test_damaged_statistics_stay_behind_with_a_word(made: Path, tmp_path: Path) -> None:
-    source = MemoryObjects.of(made)
+def test_damaged_statistics_stay_behind_with_a_word(store_with_images: Path, tmp_path: Path) -> None:
+    source = MemoryObjects.of(store_with_images)
     source.content["statistics/00001.json"] = flip(source.content["statistics/00001.json"])
     report = share(source, tmp_path / "b.zarr")
     assert report.frames == 6
@@ -457,13 +449,15 @@ def test_a_shard_that_precompute_is_making_is_waited_for(plain: Path, tmp_path: 
     same_answers(plain, target)
 
 
-def test_what_reads_back_differently_gets_no_record(plain: Path) -> None:
+@pytest.mark.parametrize("key", ["frame_id/zarr.json", SHARD_1])
+@pytest.mark.parametrize("spoil", [flip, lambda data: data + b"more"], ids=["another byte", "longer"])
+def test_what_reads_back_differently_gets_no_record(plain: Path, key: str, spoil: Callable[[bytes], bytes]) -> None:
     class Faulty(MemoryObjects):
-        def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-            return super().put(key, flip(data) if key == SHARD_1 else data, if_absent=if_absent)
+        def put(self, name: str, data: bytes, *, if_absent: bool = False) -> bool:
+            return super().put(name, spoil(data) if name == key else data, if_absent=if_absent)
 
     bucket = Faulty()
-    with pytest.raises(StoreError, match=f"{SHARD_1} was written .* reads back differently"):
+    with pytest.raises(StoreError, match=f"{key} was written .* reads back differently"):
         share(plain, bucket)
     assert RECORD_1 not in bucket.content
 
@@ -492,14 +486,14 @@ def test_parts_are_merged_and_one_that_is_whole_replaces_a_damaged_one(plain: Pa
     same_answers(plain, begun)
 
 
-def test_images_are_merged_where_any_part_has_them(made: Path, tmp_path: Path) -> None:
+def test_images_are_merged_where_any_part_has_them(store_with_images: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.zarr"
     precompute(FormulaTeacher(), SOURCE, bare, PrecomputeConfig(shard_frames=2, batch_size=2))
     target = tmp_path / "c.zarr"
-    report = merge_stores([FolderObjects(bare), FolderObjects(made)], FolderObjects(target))
+    report = merge_stores([FolderObjects(bare), FolderObjects(store_with_images)], FolderObjects(target))
     assert (report.frames, report.sent) == (6, 6)
     assert all(open_store(target).has_image(frame_id) for frame_id in SOURCE.frame_ids)
-    same_answers(made, target)
+    same_answers(store_with_images, target)
 
 
 @pytest.mark.parametrize(

@@ -29,17 +29,10 @@ CONFIG = PrecomputeConfig(shard_frames=2, batch_size=2, with_images=True)
 SOURCE = MemoryFrames(COUNT)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("images") / "a.zarr"
-    precompute(FormulaTeacher(), SOURCE, path, CONFIG)
-    return path
-
-
 @pytest.fixture
-def path(made: Path, tmp_path: Path) -> Path:
+def path(store_with_images: Path, tmp_path: Path) -> Path:
     """A copy that a test may break."""
-    return shutil.copytree(made, tmp_path / "a.zarr")
+    return shutil.copytree(store_with_images, tmp_path / "a.zarr")
 
 
 def shard_file(path: Path, shard: int = 1) -> Path:

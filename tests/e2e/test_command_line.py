@@ -69,6 +69,7 @@ def test_both_stages_with_the_data_in_their_default_places(home: Path) -> None:
     assert "kitti" in succeed("doctor", cwd=home).out
 
 
+@pytest.mark.slow
 def test_a_sum_of_terms_and_the_width_and_the_bins_by_options(home: Path) -> None:
     loss = ["--term", "dpm=0.5", "--term", "gt_si=2", "--dpm-form", "gaussian", "--sigma-share", "0.05"]
     succeed("distill", *loss, "--bins", "log", "--steps", "1", *SMALL, "--run", "summed", cwd=home)
@@ -88,6 +89,7 @@ def test_a_sum_of_terms_and_the_width_and_the_bins_by_options(home: Path) -> Non
         assert tiekd("distill", *mistake, cwd=home).code == 2
 
 
+@pytest.mark.slow
 def test_two_stores_are_named_mixed_weighted_and_found_again(home: Path) -> None:
     succeed("precompute", "--teacher", "lidar", "--max-depth", "85", "--store", "far.zarr", cwd=home)
     both = ["--store", "stores/lidar.zarr", "--store", "far.zarr", "--set", "student.max_depth=85.0"]
@@ -108,6 +110,7 @@ def test_two_stores_are_named_mixed_weighted_and_found_again(home: Path) -> None
     assert "1 teachers.weights for 2 stores" in fail("distill", *both, "--store-weight", "1", *SMALL, cwd=home)
 
 
+@pytest.mark.slow
 def test_a_store_with_images_is_all_that_stage_two_needs(fresh: Path) -> None:
     assert "Storing 3 images first" in succeed("precompute", "--teacher", "lidar", "--with-images", cwd=fresh).err
     assert succeed("info", "--json", cwd=fresh).json["images"]["frames"] == 3
@@ -163,6 +166,7 @@ def test_ctrl_c_in_training_ends_with_130_and_the_command_that_goes_on(
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_first_checkpoint_starts_anew(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +179,7 @@ def test_ctrl_c_before_the_first_checkpoint_starts_anew(
     succeed(*command, cwd=home)
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_that_nothing_was_left_to_do(home: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ["distill", "--steps", "1", *TINY, "--run", run]
@@ -284,6 +289,7 @@ def test_mistakes_in_stage_two_are_one_line_each(fresh: Path) -> None:
     assert "precompute" in fail("distill", *SMALL, cwd=fresh)
 
 
+@pytest.mark.slow
 def test_pretrained_weights_that_cannot_be_had_say_so(fresh: Path) -> None:
     process = start(["distill", "--steps", "1"], fresh, HF_HUB_OFFLINE="1", HF_HOME=str(fresh / "empty"))
     _, err = process.communicate(timeout=100)

@@ -84,6 +84,7 @@ def rooms(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_both_stages_and_the_evaluation_on_rooms(rooms: Path) -> None:
     train = ["distill", "--nyu", "nyu", "--store", "n.zarr", "--run", "r", *SMALL]
     whole = succeed(*train, "--set", "student.max_depth=10.0", "--sigma", "0.5", "--json", cwd=rooms)
@@ -101,8 +102,11 @@ def test_both_stages_and_the_evaluation_on_rooms(rooms: Path) -> None:
     assert (record["crop"], record["max_depth"], record["ground_truth_frames"]) == ("eigen", 10.0, 1)
     assert record["images"][0]["gt_pixels"] == 106 * 140  # rows 48 to 468, columns 44 to 600
     assert len((rooms / "r.csv").read_text().splitlines()) == 2
+    placeless = {**recorded, "stores": [{"fingerprint": recorded["fingerprint"]}], "store": ""}
+    (rooms / "r" / "run.json").write_text(json.dumps(placeless))
     trained_on = ["evaluate", "--run", "r", "--split", "nyu_train.txt", "--crop", "none", "--ranges", "0-3", "--json"]
-    on_train = succeed(*trained_on, "--device", "cpu", cwd=rooms)
+    on_train = succeed(*trained_on, "--store", "n.zarr", "--device", "cpu", cwd=rooms)
+    (rooms / "r" / "run.json").write_text(json.dumps(recorded))
     assert "2 of these 2 frames are in the run's store" in on_train.err
     assert (on_train.json["crop"], on_train.json["first_row"], on_train.json["teacher_frames"]) == ("none", 0, 2)
     assert list(on_train.json["ranges"]) == ["0-3"]
@@ -121,6 +125,7 @@ def test_both_stages_and_the_evaluation_on_rooms(rooms: Path) -> None:
         assert tiekd("evaluate", "--run", "r", "--ranges", ranges, cwd=rooms).code == 2
 
 
+@pytest.mark.slow
 def test_a_recipe_on_rooms_runs_both_stages_and_names_its_data(rooms: Path) -> None:
     recipe = """
 out = "rooms"
@@ -146,6 +151,7 @@ train = { steps = 2, batch_size = 1, crop = [64, 96], workers = 0, picture_frame
     assert "Name the data with --kitti, --nyu or --images" in fail("evaluate", "--run", "rooms/run", cwd=rooms)
 
 
+@pytest.mark.slow
 def test_pictures_have_a_teacher_only(pictures: Path) -> None:
     command = ["precompute", "--teacher", "bts-resnet50", "--weights", "random:0", "--images", "photos/**/*.png"]
     succeed(*command, "--store", "p.zarr", "--device", "cpu", cwd=pictures)

@@ -76,6 +76,7 @@ def one_line(process: subprocess.Popen[str], code: int, timeout: float = 150) ->
     return err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_signed_store_that_grows_in_the_bucket_is_said_to_be_signed_no_more(s3: Server, home: Path) -> None:
     url = f"{s3.url}/signed.zarr"
     write_key(home / "key")

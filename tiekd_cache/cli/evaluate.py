@@ -90,17 +90,18 @@ def evaluate(
     from tiekd_cache.store import open_store
     from tiekd_cache.store.objects import is_remote
     from tiekd_cache.students import load_student
-    from tiekd_cache.teacher_stores import recorded_stores
+    from tiekd_cache.teacher_stores import fingerprints, recorded_stores
 
-    folder, own_store, named = None, None, store is not None
+    folder, own_answers, named = None, [], store is not None
     if checkpoint is None:
         folder = RunFolder.open(run_path if run_path is not None else newest_run())
         checkpoint = folder.best_checkpoint if folder.best_checkpoint.exists() else folder.last_checkpoint
         recorded = folder.run()
         fill_from_run(given, recorded, same_split=False)
-        own_store = recorded_stores(recorded)[0]
-        there = is_remote(own_store) or Path(own_store).exists()
-        store = store if store is not None or not there else own_store
+        own_answers = fingerprints(recorded)
+        if not named:
+            own_store = recorded_stores(recorded)[0]
+            store = own_store if is_remote(own_store) or Path(own_store).exists() else None
     student = load_student(checkpoint, device=str(resolve_device(device)))
     note(f"Student: {checkpoint}")
     source = open_source(given, "test")
@@ -112,8 +113,9 @@ def evaluate(
         if named or not is_remote(str(store)):
             raise
         note(f"Without the responses of the run's own store: {error}")
-    seen = sum(frame_id in responses for frame_id in source.frame_ids) if responses is not None else 0
-    if seen and store == own_store:
+    own = responses if responses is not None and responses.schema.fingerprint in own_answers else None
+    seen = 0 if own is None else sum(frame_id in own for frame_id in source.frame_ids)
+    if seen:
         note(f"{seen} of these {len(source.frame_ids)} frames are in the run's store: it may have learned from them.")
     if csv_path is not None and not csv_path.parent.is_dir():  # before the work, not after it
         raise DataError(f"{csv_path} cannot be written: there is no folder {csv_path.parent}. Make it first.")

@@ -16,7 +16,7 @@ from tiekd_cache.progress import no_progress_bar, progress_bar
 
 if TYPE_CHECKING:
     from tiekd_cache.openssh import SigningKey
-    from tiekd_cache.precompute import PrecomputeReport
+    from tiekd_cache.precompute import PrecomputeConfig, PrecomputeReport
     from tiekd_cache.teachers import Teacher
 
 
@@ -119,7 +119,7 @@ def precompute(
     if launch.rank > 0:
         return
     _tell(report, loaded, as_json)
-    _sign(path, key, report.complete)
+    _sign(path, key, None if key is None else _missing(path, report, config))
     if report.complete:
         note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}{named}")
 
@@ -147,15 +147,28 @@ def _tell(report: PrecomputeReport, teacher: Teacher, as_json: bool) -> None:
         note(f"{report.store} holds {report.frames} of {report.store_frames} responses: the rest is for other starts.")
 
 
-def _sign(store: str | Path, key: SigningKey | None, complete: bool) -> None:
+def _missing(store: str | Path, report: PrecomputeReport, config: PrecomputeConfig) -> str | None:
+    """What was asked for and the store does not hold yet, in a word; None where it is finished."""
+    from tiekd_cache.store.images import images_summary
+
+    if not report.complete:
+        return "responses"
+    images = images_summary(store) if config.with_images else None  # other processes may still be writing them
+    return "images" if config.with_images and (images is None or images["frames"] < report.store_frames) else None
+
+
+def _sign(store: str | Path, key: SigningKey | None, missing: str | None) -> None:
     """Sign the store where that is asked for and it is finished; else say so where its signature does not hold."""
     from tiekd_cache.store.signing import stale_note
 
-    if key is not None and complete:
+    if key is not None and missing is None:
         sign_and_tell(store, key)
         return
     if key is not None:
-        note(f"{store} is not signed, as it is not finished: give --sign to the start that finishes it.")
+        note(
+            f"{store} is not signed, as it is not finished ({missing} are missing): give --sign to the start that"
+            " finishes it."
+        )
     outdated = stale_note(store)
     if outdated is not None:
         note(f"Note: {outdated}")

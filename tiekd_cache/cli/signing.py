@@ -58,13 +58,13 @@ def load_key(file: Path) -> SigningKey:
 
 
 def sign_and_tell(store: str | Path, key: SigningKey) -> SignReport:
-    """Sign a store; says what is signed and with which key."""
+    """Sign a store; says how much of it is signed and with which key."""
     from tiekd_cache.store.signing import sign_store
 
     report = sign_store(store, key, progress_bar)
-    images = " and their images" if report.images else ""
+    images = f" and {report.images} of {report.store_frames} images" if report.images else ""
     note(f"Signed with {report.key.fingerprint}: {report.frames} of {report.store_frames} responses{images}")
-    if report.frames < report.store_frames:
+    if report.frames < report.store_frames or 0 < report.images < report.store_frames:
         note("The signature does not hold for what is added later: sign again when the store is finished.")
     return report
 

@@ -1,7 +1,8 @@
 """Datasets of somebody's HDF5 file: only those whose values lie in the file itself, and are no more than it declares.
 
 HDF5 follows links into other files, loads plug-ins that a filter asks for, makes up values that were never written, and
-inflates a chunk to whatever comes out of it.
+inflates a chunk to whatever comes out of it. So compressed values are refused but where they are expected, and there
+read by `read_entry` alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import h5py
 
+from tiekd_cache.errors import first_line
+
 MOST_CHUNK_BYTES = 1 << 28
 MOST_CHUNKS = 4096
 """Of one entry, e.g. of a frame's map."""
@@ -20,11 +23,13 @@ MOST_CHUNKS = 4096
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
 
 
-def own_dataset(file: Any, name: str) -> Any:
+def own_dataset(file: Any, name: str, *, compressed: bool = False) -> Any:
     """The dataset with this name in an open file.
 
+    Args:
+        compressed: its values may be, by gzip; then it is to be read by `read_entry`.
     Raises:
-        ValueError: there is none; its values lie elsewhere, need a plug-in, or were never written.
+        ValueError: there is none; its values lie elsewhere, are compressed otherwise, or were never written.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
         raise ValueError(f"it has no dataset '{name}' of its own")
@@ -32,6 +37,8 @@ def own_dataset(file: Any, name: str) -> Any:
     if found.is_virtual or found.external:
         raise ValueError(f"the values of '{name}' lie in other files")
     filters = _filters(found)
+    if filters and not compressed:
+        raise ValueError(f"'{name}' is compressed or has checksums, which only maps may have")
     if filters != [kind for kind in (_SHUFFLE, _DEFLATE, _FLETCHER32) if kind in filters]:
         raise ValueError(f"'{name}' is compressed by something else than gzip")
     num_bytes = found.size * found.dtype.itemsize
@@ -46,7 +53,7 @@ def read_entry(dataset: Any, place: int) -> Any:
     """dataset[place], of a dataset of `own_dataset`, none of whose chunks inflates to more than it declares.
 
     Raises:
-        ValueError: one does.
+        ValueError: one does, or cannot be read.
     """
     if dataset.chunks is not None and _DEFLATE in _filters(dataset):
         starts = [range(0, size, chunk) for size, chunk in zip(dataset.shape[1:], dataset.chunks[1:], strict=True)]
@@ -58,17 +65,14 @@ def read_entry(dataset: Any, place: int) -> Any:
 
 
 def _check_chunk(dataset: Any, offset: tuple[int, ...]) -> None:
-    info = dataset.id.get_chunk_info_by_coord(offset)
-    if info.byte_offset is None or not info.size:
-        return  # never written: as many fill values as declared
-    if info.size > 2 * MOST_CHUNK_BYTES:
-        raise ValueError(f"a chunk has {info.size} bytes")
-    mask, data = dataset.id.read_direct_chunk(offset)
     most = _chunk_bytes(dataset)
+    room = bytearray(most + most // 500 + 64)  # gzip and a checksum make no chunk longer than that
     try:
+        # Asking for its size first would go through all chunks of the dataset, seconds a frame.
+        mask, data = dataset.id.read_direct_chunk(offset, out=room)
         length = 0 if mask else len(zlib.decompressobj().decompress(data, most + 1))
-    except zlib.error as error:
-        raise ValueError(f"a chunk is damaged ({error})") from error
+    except (OSError, RuntimeError, ValueError, zlib.error) as error:
+        raise ValueError(f"a chunk of it cannot be read ({first_line(error)})") from error
     if length != most:
         raise ValueError(f"a chunk does not inflate to the {most} bytes that it declares")
 

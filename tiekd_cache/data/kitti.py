@@ -109,7 +109,7 @@ class KittiFrames:
         unknown = [SplitLine(FrameKey.parse(frame_id)) for frame_id in wanted if frame_id not in self._frames]
         check = check_files(self.layout, unknown, "train")
         if check.missing:
-            raise DataError(missing_files_text(check.missing, len(wanted), "the frames asked for", self.layout))
+            raise MissingFilesError(missing_files_text(check.missing, len(wanted), "the frames asked for", self.layout))
         found = {files.key.frame_id: files for files in check.frames}
         frames = [self._frames.get(frame_id) or found[frame_id] for frame_id in wanted]
         return KittiFrames(self.layout, frames, self.split, f"{len(frames)} frames chosen; {self.split_note}")

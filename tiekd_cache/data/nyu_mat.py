@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from tiekd_cache.data.frame import DepthMap, Frame
-from tiekd_cache.data.hdf5_dataset import own_dataset
+from tiekd_cache.data.hdf5_dataset import own_dataset, read_entry
 from tiekd_cache.data.nyu_protocol import FULL_SIZE, MAX_DEPTH_M, NYU_CROP, NYU_SIZE, nyu_crop, nyu_intrinsics
 from tiekd_cache.errors import DataError, first_line
 from tiekd_cache.foreign import read_file
@@ -101,7 +101,7 @@ class NyuMatFrames:
     def _read(self, field: str, frame_id: str) -> Any:
         number = self._number(frame_id)
         try:
-            return self._open()[field][number - 1]
+            return read_entry(self._open()[field], number - 1)
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.root}: {field} of {frame_id} cannot be read ({error}). Download it again."
@@ -120,7 +120,7 @@ class NyuMatFrames:
             ) from None
         for field, shape in _FIELDS.items():
             try:
-                found = own_dataset(file, field)
+                found = own_dataset(file, field, compressed=True)
             except ValueError as error:
                 raise DataError(f"{self.root}: {error}, not [N, {', '.join(map(str, shape))}]: another file?") from None
             if found.shape[1:] != shape or len(found) > MOST_FRAMES or found.dtype.kind not in "uf":

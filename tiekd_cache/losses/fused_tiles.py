@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -69,7 +70,7 @@ class FusedTerms(torch.autograd.Function):
         """Gradients of features, weight and bias, in their dtypes; the others get none."""
         features, weight, bias, teacher_depth, weights, student_depth, log_norm = ctx.saved_tensors
         head = Head(features, weight, bias, ctx.target)
-        grad_features = torch.empty_like(features)
+        grad_features = _empty_like(features)
         flat_gradient = grad_features.view(head.features.shape)  # of the features' layout; never a copy
         given = [x[:, : None if ctx.with_kl else 0].flatten(2) for x in (teacher_depth, weights)]
         maps = [x.reshape(len(x), -1) for x in (grad_kl, grad_depth, student_depth, log_norm)]
@@ -134,3 +135,9 @@ def _arithmetic(head: Head) -> CompiledTiles | TorchTiles:
     """What lies between the matrix products; one a thread."""
     compiled = head.dtype == torch.float32 and head.features.device.type == "cpu" and compiled_loops() is not None
     return CompiledTiles(head) if compiled else TorchTiles(head)
+
+
+def _empty_like(features: torch.Tensor) -> torch.Tensor:
+    """As `torch.empty_like`; on a CPU in huge pages, which numpy asks for: to touch them first takes a quarter."""
+    plain = features.device.type == "cpu" and features.dtype == torch.float32 and features.is_contiguous()
+    return torch.from_numpy(np.empty(features.shape, np.float32)) if plain else torch.empty_like(features)

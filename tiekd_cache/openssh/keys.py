@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiekd_cache.errors import ConfigError, first_line
+from tiekd_cache.foreign import read_file
 from tiekd_cache.openssh.wire import string, strings
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class SigningKey:
 
         path = Path(file).expanduser()
         try:
-            data = path.read_bytes()
+            data = read_file(path)
         except OSError as error:
             raise ConfigError(
                 f"The key {path} cannot be read: {error.strerror or error}. Check the path, or {_MAKE_ONE}."

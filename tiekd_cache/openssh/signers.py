@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tiekd_cache.errors import ConfigError
+from tiekd_cache.foreign import read_file
 from tiekd_cache.openssh.keys import KEY_TYPE, PublicKey
 
 _WORD = re.compile(r'(?:"[^"]*"|[^\s"])+')
-_OPTION = re.compile(r'([a-z-]+)(?:="([^"]*)")?(?:,|$)', re.IGNORECASE)
+_OPTION = re.compile(r'([a-z-]+)(?:="([^"]*)")?(?:,(?=.)|$)', re.IGNORECASE)
 _KEY_TYPE = re.compile(
     r"(?:ssh-(?:ed25519|rsa|dss)|ecdsa-sha2-nistp\d+|sk-(?:ssh-ed25519|ecdsa-sha2-nistp256))"
     r"(?:-cert-v01)?(?:@openssh\.com)?"
@@ -58,7 +59,7 @@ class Signers:
         """
         path = Path(file).expanduser()
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_file(path).decode("utf-8-sig")
         except OSError as error:
             raise ConfigError(
                 f"The file of trusted signers {path} cannot be read: {error.strerror or error}. Check the path."
@@ -120,6 +121,8 @@ def _read_options(text: str) -> dict[str, str]:
         valued = match is not None and match[2] and name in ("namespaces", "valid-after", "valid-before")
         if match is None or not (valued or name == "cert-authority"):
             raise ValueError(f"unknown option {text[place:]!r}")
+        if valued and name in found:
+            raise ValueError(f"a second option {text[place:]!r}")
         found[name] = match[2] or ""
         place = match.end()
     return found

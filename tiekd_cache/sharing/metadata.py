@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.foreign import parse_json
-from tiekd_cache.sharing.shared_store import SharedStore, get_metadata, open_shared
+from tiekd_cache.sharing.shared_store import SharedStore, get_metadata, open_shared, read_back
 from tiekd_cache.store.chunks import Damage, decode_frame_ids
 from tiekd_cache.store.images import FOLDER
 from tiekd_cache.store.layout import same_format
@@ -86,11 +86,7 @@ def put_metadata(metadata: Mapping[str, bytes], target: Objects, origin: str) ->
     """
     for key, data in metadata.items():
         if target.put(key, data, if_absent=True):
-            if target.get(key) != data:
-                raise StoreError(
-                    f"{key} was written to {target.url} and reads back differently. The disk, the memory or the network"
-                    " is faulty: check them, remove that object, then give the same command again."
-                )
+            read_back(target, key, data)
         elif key != "zarr.json" and not _same(key, data, get_metadata(target, key)):  # zarr.json: compared by field
             raise StoreError(
                 f"{target.url} holds the beginning of another store than {origin}, they differ in {key}. Choose"

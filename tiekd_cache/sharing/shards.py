@@ -14,27 +14,17 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from pathlib import Path
 
 from tiekd_cache.errors import StoreError
-from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of
-from tiekd_cache.statistics import ShardStatistics
-from tiekd_cache.store.chunks import (
-    Damage,
-    decode_chunk,
-    decode_digests,
-    encode_digests,
-    index_bytes,
-    parse_index,
-    without_crc,
-)
+from tiekd_cache.sharing.shared_store import Part, damaged, get_metadata, key_of, read_back
+from tiekd_cache.statistics import statistics_of
+from tiekd_cache.store.chunks import Damage, decode_digests, encode_digests, without_crc
 from tiekd_cache.store.claims import claim_shard
-from tiekd_cache.store.codec import frame_digest
-from tiekd_cache.store.images import FOLDER, ImageLayout, decode_image, image_digest
-from tiekd_cache.store.kernels import kernels
+from tiekd_cache.store.images import FOLDER, ImageCatalogue, ImageLayout
 from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, OversizedObject
 from tiekd_cache.store.record import DoneRecord
+from tiekd_cache.store.shard_check import check_frames, check_shard
 
 RETRY_S = 0.2
 """How long to wait before looking again at a shard that another process is making."""
@@ -77,17 +67,16 @@ def load_shard(part: Part, shard: int) -> LoadedShard:
         if size != record.file_bytes or size > part.layout.largest_shard:
             raise Damage(f"{size} bytes, the done-record says {record.file_bytes}")
         data = objects.get(key, size)
-        if hashlib.sha256(data).hexdigest() != record.file_sha256:
-            raise Damage("sha256 differs from that in the done-record")
-        _check_frames(part, record, data)
-        key = companion_key(part, shard)
-        beside = part.get(key)
+        check_shard(data, part.layout, record)
+        file = _companion_file(part, shard)
+        key = key_of(file)
+        beside = part.get(file)
         _check_companion(part, record, beside)
     except Damage as damage:
         raise damaged(objects.url, key, f"shard {shard}: {damage}") from damage
     except MissingObject as error:
         raise damaged(objects.url, key, f"shard {shard}: object is missing") from error
-    statistics, left_out = ({}, None) if part.is_images else _statistics(part, shard)
+    statistics, left_out = _statistics(part, shard)
     return LoadedShard(record, data, {key: beside}, statistics, left_out)
 
 
@@ -122,7 +111,7 @@ def _store(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool) -> 
     for name in announced:
         target.put(name, record.to_bytes())
     if target.put(key, loaded.data, if_absent=True):
-        _read_back(target, key, loaded.data)
+        read_back(target, key, loaded.data)
     else:
         try:
             record = _taken_over(target, part, loaded, alone=alone)
@@ -137,7 +126,7 @@ def _store(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool) -> 
             if part.is_images and not alone:
                 raise _other(target, part, record.shard, name)
             target.put(name, data)  # whoever comes here has the same frames, and would write the same digests
-        _read_back(target, name, data)
+        read_back(target, name, data)
     for name, data in loaded.statistics.items():
         target.put(name, data, if_absent=True)
     finished = target.put(part.record_key(record.shard), record.to_bytes(), if_absent=True)
@@ -164,13 +153,13 @@ def _taken_over(target: Objects, part: Part, loaded: LoadedShard, *, alone: bool
         if found != loaded.data:
             theirs = None if alone else _announced(target, part, record.shard, found_sha256)
             record = record if theirs is None else theirs
-            _check_frames(part, record, found)
+            check_frames(found, part.layout, record)
         return replace(record, file_bytes=len(found), file_sha256=found_sha256)
     except (Damage, MissingObject, OversizedObject) as error:
         if not alone:
             raise _other(target, part, record.shard, key) from error
     target.put(key, loaded.data)
-    _read_back(target, key, loaded.data)
+    read_back(target, key, loaded.data)
     return record
 
 
@@ -198,15 +187,6 @@ def _other(target: Objects, part: Part, shard: int, key: str) -> ConflictError:
     )
 
 
-def _read_back(target: Objects, key: str, data: bytes) -> None:
-    if target.size(key) != len(data) or target.get(key, len(data)) != data:
-        raise StoreError(
-            f"{key} was written to {target.url} and reads back differently. It has no done-record and counts for"
-            " nothing. The disk, the memory or the network is faulty: check them, remove that object, then give the"
-            " same command again."
-        )
-
-
 @contextlib.contextmanager
 def _claimed(target: Objects, part: Part, shard: int) -> Iterator[bool]:
     """Yields whether the shard is ours to write: in a folder the claim that `precompute` takes as well."""
@@ -228,26 +208,12 @@ def _is_there(target: Objects, part: Part, shard: int) -> bool:
 
 def companion_key(part: Part, shard: int) -> str:
     """Key of what lies beside a shard and belongs to it: the digests of its frames, or the intrinsics of its images."""
-    layout = part.layout
-    return key_of(layout.intrinsics_file(shard) if isinstance(layout, ImageLayout) else layout.digest_file(shard))
+    return key_of(_companion_file(part, shard))
 
 
-def _check_frames(part: Part, record: DoneRecord, data: bytes) -> None:
-    """Raise Damage unless the bytes of a shard hold exactly the frames of its record."""
+def _companion_file(part: Part, shard: int) -> Path:
     layout = part.layout
-    length = index_bytes(layout.shard_frames)
-    index = parse_index(data[-length:], layout, len(record.digests), len(data))
-    codes = np.empty(layout.native_size, np.uint16)
-    for place, (offset, size) in enumerate(index[: len(record.digests)].tolist()):
-        chunk = data[offset : offset + size]
-        if part.is_images:
-            digest = image_digest(decode_image(chunk, layout.native_size))
-        else:
-            decode_chunk(chunk, codes)
-            kernels().codes(codes)
-            digest = frame_digest(codes)
-        if digest != record.digests[place]:
-            raise Damage(f"frame {place} of the shard does not have the digest in its done-record")
+    return layout.intrinsics_file(shard) if isinstance(layout, ImageLayout) else layout.digest_file(shard)
 
 
 def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
@@ -261,15 +227,11 @@ def _check_companion(part: Part, record: DoneRecord, data: bytes) -> None:
 
 
 def _statistics(part: Part, shard: int) -> tuple[dict[str, bytes], str | None]:
-    file = part.layout.statistics_file(shard)
-    key = key_of(file)
+    """(statistics of a shard by key, one line where they are damaged); images have none."""
+    if isinstance(part.catalogue, ImageCatalogue):
+        return {}, None
     try:
-        data = part.get_optional(file)
-        if data is None:
-            return {}, None
-        statistics = ShardStatistics.from_bytes(data)
-        if (statistics.fingerprint, statistics.shard) != (part.fingerprint, shard):
-            raise ValueError("belongs to another store or shard")
-    except (Damage, ValueError) as error:
-        return {}, f"statistics of shard {shard} of {part.objects.url} were left out: {error}"
-    return {key: data}, None
+        found = statistics_of(part.catalogue, shard)
+    except Damage as damage:
+        return {}, f"statistics of shard {shard} of {part.objects.url} were left out: {damage}"
+    return {} if found is None else {key_of(part.layout.statistics_file(shard)): found[0]}, None

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, open_catalogue
 from tiekd_cache.store.chunks import Damage, decode_frame_ids
@@ -18,7 +19,7 @@ from tiekd_cache.store.layout import Layout, same_format
 from tiekd_cache.store.object_path import ObjectPath, as_object, as_path, sizes_of
 from tiekd_cache.store.objects import MissingObject, Objects, OversizedObject
 from tiekd_cache.store.record import DoneRecord
-from tiekd_cache.store.signature import Signed, Trust, signed_by
+from tiekd_cache.store.signature import Trust, signed_by
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,6 @@ class Part:
         return catalogue.fingerprint if isinstance(catalogue, ImageCatalogue) else catalogue.schema.fingerprint
 
     @property
-    def signed(self) -> Signed | None:
-        """What everything of it must be; None where no signature was asked for."""
-        return self.catalogue.store.signed if isinstance(self.catalogue, ImageCatalogue) else self.catalogue.signed
-
-    @property
     def done(self) -> frozenset[int]:
         """The shards that were finished when the store was opened."""
         return self.catalogue.done
@@ -80,21 +76,9 @@ class Part:
         """Bytes of the frames of these shards; 0 where there are none."""
         return dict(zip(shards, sizes_of([self.layout.shard_file(shard) for shard in shards]), strict=True))
 
-    def get(self, key: str) -> bytes:
-        """As `get_metadata`, and as signed.
-
-        Raises:
-            Damage: it is not what was signed.
-        """
-        data = get_metadata(self.objects, key)
-        if self.signed is not None:
-            self.signed.manifest.check(key, data)
-        return data
-
-    def get_optional(self, file: Path) -> bytes | None:
-        """As `Catalogue.read_optional`."""
-        catalogue = self.catalogue.store if isinstance(self.catalogue, ImageCatalogue) else self.catalogue
-        return catalogue.read_optional(file)
+    def get(self, file: Path) -> bytes:
+        """As `Catalogue.read`."""
+        return (self.catalogue.store if isinstance(self.catalogue, ImageCatalogue) else self.catalogue).read(file)
 
     def record(self, shard: int) -> DoneRecord:
         """The done-record of a finished shard, checked.
@@ -102,13 +86,10 @@ class Part:
         Raises:
             DamagedStoreError: it is missing, was changed, or belongs to another shard or store.
         """
-        key = self.record_key(shard)
         try:
-            record = DoneRecord.from_bytes(self.get(key))
-            record.check(self.fingerprint, shard, self.layout.positions(shard))
-        except (Damage, MissingObject) as reason:
-            raise damaged(self.objects.url, key, reason) from reason
-        return record
+            return self.catalogue.record(shard)
+        except Damage as reason:
+            raise damaged(self.objects.url, self.record_key(shard), reason) from reason
 
     def metadata(self) -> dict[str, bytes]:
         """Its metadata objects by key, checked, in the order in which they are to be written: `zarr.json` last.
@@ -116,19 +97,19 @@ class Part:
         Raises:
             DamagedStoreError: one is missing or not what was written.
         """
-        layout, group = self.layout, key_of(self.layout.path / "zarr.json")
-        arrays = {key_of(layout.path / name / "zarr.json"): kind for name, kind in layout.array_metadata().items()}
+        layout = self.layout
+        arrays = {layout.path / name / "zarr.json": kind for name, kind in layout.array_metadata().items()}
         chunks = [] if self.is_images else range(-(-layout.num_frames // layout.frame_id_chunk))
         metadata = {}
-        for key in [*arrays, *(key_of(layout.frame_id_file(chunk)) for chunk in chunks), group]:
+        for file in [*arrays, *map(layout.frame_id_file, chunks), layout.path / "zarr.json"]:
             try:
-                metadata[key] = self.get(key)
-                if key in arrays and not same_format(parse_json(metadata[key]), arrays[key]):
+                data = metadata[key_of(file)] = self.get(file)
+                if file in arrays and not same_format(parse_json(data), arrays[file]):
                     raise Damage("metadata are not those of format 1")
-                if not key.endswith("zarr.json"):
-                    decode_frame_ids(metadata[key])
-            except (Damage, MissingObject, ValueError) as reason:
-                raise damaged(self.objects.url, key, reason) from reason
+                if file.name != "zarr.json":
+                    decode_frame_ids(data)
+            except (Damage, ValueError) as reason:
+                raise damaged(self.objects.url, key_of(file), reason) from reason
         return metadata
 
 
@@ -166,7 +147,8 @@ def open_shared(objects: Objects, trust: Trust | None = None) -> SharedStore:
         trust: who must have signed it.
     Raises:
         MissingObject: there is none.
-        DamagedStoreError: its metadata are not what was written.
+        DamagedStoreError: its metadata, or those of its images, are not what was written: who writes shards or copies
+            them must not take images for absent that are there.
         TrustError: it is not signed by any of these, or has shards that are not.
         StoreError: it is no store, or one of a newer format.
     """
@@ -198,10 +180,22 @@ def get_metadata(objects: Objects, key: str) -> bytes:
         raise damaged(objects.url, key, error) from error
 
 
+def read_back(target: Objects, key: str, data: bytes) -> None:
+    """Raise StoreError unless an object that was written is what was written."""
+    try:
+        same = target.get(key, len(data)) == data
+    except OversizedObject:
+        same = False
+    if not same:
+        raise StoreError(
+            f"{key} was written to {target.url} and reads back differently. The disk, the memory or the network is"
+            " faulty: check them, remove that object, then give the same command again."
+        )
+
+
 def damaged(url: str, key: str, reason: object) -> DamagedStoreError:
     """The error for what is not as it was written: what, which object, and what to do."""
-    said = "object is missing" if isinstance(reason, MissingObject) else reason
     return DamagedStoreError(
-        f"Store {url} is damaged: {said} ({key}). What is damaged is never copied; have `tiekd-cache verify` look at"
+        f"Store {url} is damaged: {reason} ({key}). What is damaged is never copied; have `tiekd-cache verify` look at"
         " the store where it was made."
     )

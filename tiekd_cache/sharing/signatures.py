@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tiekd_cache.errors import StoreError
-from tiekd_cache.sharing.shared_store import SharedStore
+from tiekd_cache.sharing.shared_store import SharedStore, read_back
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.signature import FILE, StoreSignature, read_signature
 from tiekd_cache.store.signing import file_digests
@@ -65,8 +64,4 @@ def _read(store: SharedStore) -> tuple[StoreSignature | None, list[str]]:
 def _put(target: SharedStore, signature: StoreSignature) -> None:
     data = signature.to_bytes()
     target.objects.put(FILE, data)
-    if target.objects.get(FILE) != data:
-        raise StoreError(
-            f"{FILE} was written to {target.url} and reads back differently. The disk, the memory or the network is"
-            " faulty: check them, remove that object, then give the same command again."
-        )
+    read_back(target.objects, FILE, data)

@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Collection, Iterator
 
 from tiekd_cache.errors import StoreError
+from tiekd_cache.foreign import parse_json
 from tiekd_cache.processes import is_alive, process_space
-from tiekd_cache.store.objects import MissingObject, Objects
+from tiekd_cache.store.objects import MissingObject, Objects, OversizedObject
 
 BEAT_S = 15.0
 """How often a holder shows that it is alive."""
@@ -108,16 +109,15 @@ class BucketClaims:
         said = self._read(self._sign_of(holder)) if _HOLDER.fullmatch(holder) else None
         if said is None:
             return False  # it has ended, or somebody found it dead
-        lives = _process_lives(holder, said)
-        if lives is None:
-            now = time.monotonic()
-            if holder not in self._seen:
-                self._note(f"Waiting up to {LEASE_S:.0f} s for a sign of life from the process that holds {key}.")
-            before, since, changed = self._seen.get(holder, (said, now, False))
-            if said != before:
-                since, changed = now, True
-            self._seen[holder] = (said, since, changed)
-            lives = False if now - since > LEASE_S else changed or None
+        known, now = _process_lives(holder, said), time.monotonic()
+        if known is None and holder not in self._seen:
+            self._note(f"Waiting up to {LEASE_S:.0f} s for a sign of life from the process that holds {key}.")
+        before, since, changed = self._seen.get(holder, (said, now, False))
+        if said != before:
+            since, changed = now, True
+        self._seen[holder] = (said, since, changed)
+        silent = now - since > LEASE_S  # where its process seems to live, the number may be another one's by now
+        lives = False if known is False or silent else known or changed or None
         if lives is False:
             self._remove(self._sign_of(holder))
         return lives
@@ -159,6 +159,7 @@ class BucketClaims:
         self._beats += 1
         said = {"where": process_space(), "pid": os.getpid(), "beats": self._beats}
         self._objects.put(self._sign_of(self._own), json.dumps(said).encode())
+        self._answers = True
 
     def _sign_of(self, holder: str) -> str:
         return f"{self._folder}/{holder}.alive"
@@ -169,22 +170,24 @@ class BucketClaims:
             try:
                 self._objects.delete(key)
             except StoreError:
-                self._answers = False  # each try takes long where there is no answer
+                self._answers = False  # each try takes ten seconds where there is no answer, and there are several
 
     def _read(self, key: str) -> bytes | None:
-        """A small object; None where there is none."""
+        """A small object; None where there is none, nothing where it is no small one."""
         try:
-            return self._objects.get(key) if self._objects.size(key) <= _LARGEST_BYTES else b""
+            return self._objects.get(key, _LARGEST_BYTES)
         except MissingObject:
             return None
+        except OversizedObject:
+            return b""
 
 
 def _process_lives(holder: str, said: bytes) -> bool | None:
     """Whether the process of a holder, as its sign of life names it, lives; None where it cannot be asked from here."""
     try:
-        document = json.loads(said)
+        document = parse_json(said)
         where, pid = document["where"], document["pid"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     if where != process_space() or type(pid) is not int or not 0 < pid < 2**31:
         return None

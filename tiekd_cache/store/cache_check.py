@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import layout_of
-from tiekd_cache.store.chunks import Damage, decode_chunk, index_bytes, parse_index, without_crc
-from tiekd_cache.store.codec import frame_digest
-from tiekd_cache.store.images import ImageLayout, decode_image, image_digest, image_layout
-from tiekd_cache.store.kernels import kernels
+from tiekd_cache.store.chunks import Damage, without_crc
+from tiekd_cache.store.images import ImageLayout, image_layout
 from tiekd_cache.store.layout import Layout
 from tiekd_cache.store.record import DoneRecord
 from tiekd_cache.store.schema import JsonObject, StoreSchema
@@ -104,33 +99,6 @@ def read_schema(data: bytes) -> tuple[StoreSchema, Layout]:
     except StoreError as error:
         raise Damage(str(error)) from error
     return schema, layout_of(Path(), group, schema)
-
-
-def check_shard(data: bytes, layout: Layout, shard: int, record: DoneRecord) -> None:
-    """Raise Damage unless every chunk has its checksum and every frame the digest in the done-record.
-
-    Args:
-        data: all bytes of the shard.
-        layout: of the store; an ImageLayout where the shard holds images.
-        shard: its number.
-        record: its done-record.
-    """
-    if len(data) != record.file_bytes or hashlib.sha256(data).hexdigest() != record.file_sha256:
-        raise Damage("the shard is not the one in its done-record")
-    positions = layout.positions(shard)
-    tail = data[-index_bytes(layout.shard_frames) :]
-    index = parse_index(tail, layout, len(positions), len(data))
-    codes = np.empty(layout.native_size, np.uint16)
-    for (offset, length), digest in zip(index[: len(positions)].tolist(), record.digests, strict=True):
-        chunk = data[offset : offset + length]
-        if isinstance(layout, ImageLayout):
-            found = image_digest(decode_image(chunk, layout.native_size))
-        else:
-            decode_chunk(chunk, codes)
-            kernels().codes(codes)
-            found = frame_digest(codes)
-        if found != digest:
-            raise Damage("a frame does not have the digest in the done-record")
 
 
 def shards_of(images: bytes, store: Layout, schema: StoreSchema) -> tuple[ImageLayout, str]:

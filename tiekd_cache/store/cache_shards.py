@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tiekd_cache.errors import ConfigError, StoreError
-from tiekd_cache.store.cache_check import ShardKey, check_shard
+from tiekd_cache.store.cache_check import ShardKey
 from tiekd_cache.store.cache_files import KeptStore, OpenShard
 from tiekd_cache.store.cache_room import Room, locked
 from tiekd_cache.store.chunks import Damage
@@ -19,6 +19,7 @@ from tiekd_cache.store.durable import clear_errors, make_folders, write_file
 from tiekd_cache.store.layout import Layout
 from tiekd_cache.store.objects import MissingObject, Objects, OversizedObject
 from tiekd_cache.store.record import DoneRecord
+from tiekd_cache.store.shard_check import check_shard
 
 MAX_OPEN_SHARDS = 128
 WAIT_FOR_OTHERS_S = 120.0
@@ -178,7 +179,7 @@ class ShardCache:
                 if objects.size(shard.key) != record.file_bytes:
                     raise Damage("the shard is not as long as its done-record says")
                 data = objects.get(shard.key, record.file_bytes)
-                check_shard(data, layout, shard.shard, record)
+                check_shard(data, layout, record)
             except (Damage, OversizedObject):
                 continue  # garbled on its way, or made again since its record was kept
             return self._write(store.home / shard.key, data)

@@ -14,7 +14,7 @@ from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import SMALL_BYTES, parse_json
 from tiekd_cache.store.chunks import MAX_FRAME_LIST_BYTES, Damage, NotAsSigned, decode_frame_ids
 from tiekd_cache.store.layout import Layout, same_format
-from tiekd_cache.store.object_path import read_again
+from tiekd_cache.store.object_path import name_in, read_again
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.repair import is_repairable
 from tiekd_cache.store.schema import FORMAT, JsonObject, StoreSchema, frames_digest
@@ -111,11 +111,6 @@ def damaged(path: Path, file: Path, reason: object, frame_id: str | None = None)
     return DamagedStoreError(
         f"Store {path} is damaged: {reason} ({file}{frame}). What differs from its record is never returned; {remedy}"
     )
-
-
-def name_in(store: Path, file: Path) -> str:
-    """The path of a file within a store, with `/`; both as `store_path` gives them."""
-    return str(file).removeprefix(f"{store}/")
 
 
 def _read_signed(store: Path, file: Path, signed: Signed | None, at_most: int = SMALL_BYTES) -> bytes:

@@ -40,7 +40,7 @@ class SignedShards:
 
     def __init__(self, layout: Layout, record: Callable[[int], DoneRecord]) -> None:
         self._layout, self._record = layout, record
-        self._digests: dict[int, list[bytes]] = {}
+        self._digests: dict[int, bytes] = {}  # joined: each on its own takes twice the memory
         self._learning: dict[int, threading.Lock] = {}
 
     def check(self, shard: int, place: int, chunk: bytes, read_all: Callable[[], bytes]) -> None:
@@ -53,15 +53,17 @@ class SignedShards:
             with self._learning.setdefault(shard, threading.Lock()):  # of many threads one reads it
                 if shard not in self._digests:
                     self._digests[shard] = self._learn(shard, read_all())
-        if hashlib.sha256(chunk).digest() != self._digests[shard][place]:
+        if hashlib.sha256(chunk).digest() != self._digests[shard][32 * place : 32 * place + 32]:
             raise NotAsSigned("the frame is not the one that was signed: it was changed since")
 
-    def _learn(self, shard: int, data: bytes) -> list[bytes]:
+    def _learn(self, shard: int, data: bytes) -> bytes:
+        """The sha256 of each chunk, one after the other."""
         if hashlib.sha256(data).hexdigest() != self._record(shard).file_sha256:
             raise NotAsSigned("the shard is not the one that was signed: it was changed since")
         frames, count = self._layout.shard_frames, len(self._layout.positions(shard))
         index = parse_index(data[-index_bytes(frames) :], self._layout, count, len(data))
-        return [hashlib.sha256(data[start : start + size]).digest() for start, size in index[:count].tolist()]
+        chunks = index[:count].tolist()
+        return b"".join(hashlib.sha256(data[start : start + size]).digest() for start, size in chunks)
 
 
 class OwnFrames:

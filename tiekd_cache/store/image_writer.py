@@ -20,13 +20,12 @@ from tiekd_cache.store.images import (
     FOLDER,
     Image,
     ImageCatalogue,
-    ImageLayout,
     Intrinsics,
-    check_new_images,
     decode_image,
     encode_image,
     group_document,
     image_digest,
+    image_layout,
     open_images,
 )
 from tiekd_cache.store.layout import metadata_bytes
@@ -61,10 +60,9 @@ class ImageWriter:
         """The writer of the images of a store that is there; begins them where they are not.
 
         Raises:
-            StoreError: there is no store, or the images in it are another's.
+            StoreError: there is no store, it cannot hold images, or the images in it are another's.
         """
         store = open_catalogue(local_path(path))
-        check_new_images(store)
         if (catalogue := open_images(store)) is None:
             create_folder(store.path / FOLDER, new_images(store))  # False: somebody was first
             catalogue = open_images(store)
@@ -149,9 +147,15 @@ class ImageWriter:
 
 
 def new_images(store: Catalogue) -> dict[str, bytes]:
-    """Every file of an empty `images/` by its name in it, `zarr.json` last; names of empty folders end in `/`."""
-    size, shard_frames = store.schema.image_size, store.layout.shard_frames
-    layout = ImageLayout(store.path / FOLDER, store.layout.num_frames, size, shard_frames)
+    """Every file of an empty `images/` by its name in it, `zarr.json` last; names of empty folders end in `/`.
+
+    Raises:
+        StoreError: shards of so many images would be larger than a shard may be.
+    """
+    try:
+        layout = image_layout(store.path / FOLDER, store.layout, store.schema, store.layout.shard_frames)
+    except Damage as damage:
+        raise StoreError(f"Store {store.path} cannot hold images: {damage}, in a store of its own") from damage
     files = {"done/": b"", "claims/": b""}
     for name, metadata in layout.array_metadata().items():
         files[f"{name}/zarr.json"] = metadata_bytes(metadata)

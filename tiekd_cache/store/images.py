@@ -17,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs.zstd import Zstd
 
-from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import parse_json
-from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, name_in, open_catalogue
+from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError, damaged, open_catalogue
 from tiekd_cache.store.chunks import CRC_BYTES, Damage, NotAsSigned, with_crc, without_crc, zstd_content_bytes
 from tiekd_cache.store.frames import OwnFrames, SignedShards
 from tiekd_cache.store.kernels import kernels
 from tiekd_cache.store.layout import BYTES, Layout, array_document, same_format, sharded_document
-from tiekd_cache.store.object_path import StorePlace, has_optional, read_again, sizes_of, store_path
+from tiekd_cache.store.object_path import StorePlace, has_optional, name_in, read_again, sizes_of, store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
 from tiekd_cache.store.schema import JsonObject, StoreSchema, sha256_of
 from tiekd_cache.store.signature import Trust, signed_by
@@ -120,6 +119,10 @@ class ImageCatalogue:
     store: Catalogue
     done: frozenset[int]
 
+    def num_done(self) -> int:
+        """Images of finished shards."""
+        return sum(len(self.layout.positions(shard)) for shard in self.done)
+
     def record(self, shard: int) -> DoneRecord:
         """The done-record of a shard, checked; raises Damage as `Catalogue.record`."""
         record = DoneRecord.from_bytes(self.store.read(self.layout.record_file(shard)))
@@ -144,14 +147,6 @@ def image_layout(folder: Path, store: Layout, schema: StoreSchema, shard_frames:
     if problem := layout.problem():
         raise Damage(problem)
     return layout
-
-
-def check_new_images(store: Catalogue) -> None:
-    """Raise StoreError where the images of a store's frames make shards larger than a shard may be."""
-    try:
-        image_layout(store.path / FOLDER, store.layout, store.schema, store.layout.shard_frames)
-    except Damage as damage:
-        raise StoreError(f"Store {store.path} cannot hold images: {damage}, in a store of its own") from damage
 
 
 def group_document(layout: ImageLayout, schema: StoreSchema) -> JsonObject:
@@ -226,7 +221,7 @@ def images_summary(path: str | Path, trust: Trust | None = None) -> JsonObject |
     images = open_images(open_catalogue(place, signed_by(place, trust)))
     if images is None:
         return None
-    frames = sum(len(images.layout.positions(shard)) for shard in images.done)
+    frames = images.num_done()
     files = [images.layout.shard_file(shard) for shard in images.done]
     total = sum(sizes_of(files))
     return {"frames": frames, "bytes": total, "bytes_per_frame": round(total / frames, 1) if frames else 0.0}
@@ -234,8 +229,8 @@ def images_summary(path: str | Path, trust: Trust | None = None) -> JsonObject |
 
 def _unreadable(store: Path, file: Path, reason: str) -> DamagedStoreError:
     return DamagedStoreError(
-        f"Images of store {store} are damaged: {reason} ({file}). The responses are not touched by it; remove the"
-        f" folder {file.parent}, then run the same `precompute --with-images` again."
+        f"Images of store {store} are damaged: {reason} ({file}). The responses can be read without them; before you"
+        f" copy or sign it remove the folder {file.parent}, then run the same `precompute --with-images` again."
     )
 
 

@@ -127,6 +127,11 @@ def objects_of(path: Path) -> Objects | None:
     return found.objects if isinstance(found, ObjectPath) else None
 
 
+def name_in(store: Path, file: Path) -> str:
+    """The path of a file within a store, with `/`; both as `store_path` gives them."""
+    return str(file).removeprefix(f"{store}/")
+
+
 def is_network(path: Path) -> bool:
     """Whether reading there goes over the network."""
     objects = objects_of(path)
@@ -186,15 +191,16 @@ def take_for_absent(store: Path, file: Path, refusal: RefusedError) -> None:
     S3 answers 403 for what is not there, too, to whoever may not list. What a store cannot lack is never taken for
     absent.
     """
-    part = str(file)[len(str(store)) :].strip("/").partition("/")[0]
+    part = name_in(store, file).partition("/")[0]
     said = f"{store}: access to its {part} is refused. The store itself can be read, so it is taken to have no {part}."
+    if said in _SAID:
+        return
+    if not (store / "zarr.json").is_file():
+        raise refusal
     with _SAYING:
-        if said in _SAID:
-            return
-        if not (store / "zarr.json").is_file():
-            raise refusal
-        _SAID.add(said)
-        _LOG.warning(said)
+        if said not in _SAID:
+            _SAID.add(said)
+            _LOG.warning(said)
 
 
 def names_in(folder: Path, candidates: Callable[[], Iterable[str]], store: Path | None = None) -> list[str]:

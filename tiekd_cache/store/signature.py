@@ -34,25 +34,22 @@ class Manifest:
     """What is signed.
 
     Attributes:
-        fingerprint: of the store.
         signed_at: UTC, ISO 8601, as its signer says.
         files: sha256 (hex) of each file, by its path in the store, with `/`.
     """
 
-    fingerprint: str
     signed_at: str
     files: Mapping[str, str]
 
     @classmethod
-    def now(cls, fingerprint: str, files: Mapping[str, str]) -> Manifest:
+    def now(cls, files: Mapping[str, str]) -> Manifest:
         """The manifest of these files, signed at this moment."""
-        return cls(fingerprint, datetime.now(UTC).isoformat(timespec="seconds"), files)
+        return cls(datetime.now(UTC).isoformat(timespec="seconds"), files)
 
     def to_bytes(self) -> bytes:
         """The text that is signed: JSON with a file a line."""
         document = {
             "format": SIGNATURE_FORMAT,
-            "fingerprint": self.fingerprint,
             "signed_at": self.signed_at,
             "files": dict(sorted(self.files.items())),
         }
@@ -67,12 +64,12 @@ class Manifest:
             raise Damage("what it signs is no JSON") from error
         if not isinstance(document, dict) or document.get("format") != SIGNATURE_FORMAT:
             raise Damage(f"it is not of the format {SIGNATURE_FORMAT!r}")
-        fingerprint, signed_at, files = (document.get(name) for name in ("fingerprint", "signed_at", "files"))
-        if not isinstance(files, dict) or not all(_is(_SHA256, digest) for digest in (fingerprint, *files.values())):
+        signed_at, files = document.get("signed_at"), document.get("files")
+        if not isinstance(files, dict) or not all(_is(_SHA256, digest) for digest in files.values()):
             raise Damage("what it signs lacks digests, or has some that are no sha256")
         if not _is(_TIME, signed_at):
             raise Damage("what it signs does not say when")
-        return cls(str(fingerprint), str(signed_at), files)
+        return cls(str(signed_at), files)
 
     def lacks(self, digests: Mapping[str, str]) -> str | None:
         """The first of some files, given by name with their sha256, that is not in it as it is; None where all are."""

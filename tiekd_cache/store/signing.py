@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiekd_cache.errors import StoreError
+from tiekd_cache.errors import StoreError, TrustError
+from tiekd_cache.foreign import SMALL_BYTES
 from tiekd_cache.openssh import PublicKey, SigningKey
-from tiekd_cache.store.catalogue import Catalogue, local_path, name_in, open_catalogue
+from tiekd_cache.store.catalogue import Catalogue, local_path, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.durable import write_file
 from tiekd_cache.store.images import open_images
 from tiekd_cache.store.layout import Layout
-from tiekd_cache.store.object_path import StorePlace, objects_of, side_by_side, store_path
+from tiekd_cache.store.object_path import StorePlace, name_in, objects_of, side_by_side, store_path
 from tiekd_cache.store.signature import FILE, Manifest, Signed, StoreSignature, read_signature
 from tiekd_cache.store.verify import Progress, verify_store
 from tiekd_cache.store.whole import read_whole
@@ -29,14 +30,14 @@ class SignReport:
         key: that others check with.
         frames: responses that are signed.
         store_frames: responses of the finished store.
-        images: whether the store has images; they are signed with it.
+        images: of its images, how many are signed; 0 where it has none.
     """
 
     store: Path
     key: PublicKey
     frames: int
     store_frames: int
-    images: bool
+    images: int
 
 
 def sign_store(store: str | Path, key: SigningKey, progress: Progress | None = None) -> SignReport:
@@ -47,23 +48,44 @@ def sign_store(store: str | Path, key: SigningKey, progress: Progress | None = N
         key: of whoever answers for it.
         progress: makes a progress bar.
     Raises:
-        StoreError: there is no store, something of it is damaged, it grows meanwhile, or it cannot be written.
+        StoreError: there is no store, it has too many shards to be signed, something of it is damaged, it grows
+            meanwhile, or it cannot be written.
     """
     path = local_path(store)
     catalogue = open_catalogue(path)
-    manifest = Manifest.now(catalogue.schema.fingerprint, file_digests(catalogue))
-    made = StoreSignature.make(manifest, key)
-    # what is verified is what was read for the manifest: a file that changes in between is a problem
-    report = verify_store(path, progress, trust=Signed("this signature", key.public.fingerprint, manifest))
-    if not report.whole:
-        more = f", and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
+    images = open_images(catalogue)
+    manifest = Manifest.now(file_digests(catalogue))
+    made = StoreSignature.make(manifest, key).to_bytes()
+    if len(made) > SMALL_BYTES:
         raise StoreError(
-            f"Store {path} is not whole and was not signed: {report.problems[0]}{more}. Run `tiekd-cache verify {path}"
+            f"Store {path} cannot be signed: its signature would have {len(made)} bytes, more than the {SMALL_BYTES}"
+            " that are read of one. It names each shard's files: make the store with more frames a shard."
+        )
+    # what is verified is what was read for the manifest: a file that changes in between is a problem
+    ours = Signed("this signature", key.public.fingerprint, manifest)
+    try:
+        problems = verify_store(path, progress, trust=ours).problems
+    except TrustError as error:
+        problems = (str(error),)
+    if problems and (added := _added(path, manifest)) is not None:
+        raise StoreError(
+            f"Store {path} was not signed: it grew while it was signed ({added}). Give the same command again when"
+            " nobody writes to it."
+        )
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise StoreError(
+            f"Store {path} is not whole and was not signed: {problems[0]}{more}. Run `tiekd-cache verify {path}"
             " --repair`, then the same `precompute` again, then sign."
         )
-    write_file(path / FILE, made.to_bytes())
-    images = open_images(catalogue) is not None
-    return SignReport(path, key.public, catalogue.num_done(), catalogue.layout.num_frames, images)
+    write_file(path / FILE, made)
+    return SignReport(
+        store=path,
+        key=key.public,
+        frames=catalogue.num_done(),
+        store_frames=catalogue.layout.num_frames,
+        images=0 if images is None else images.num_done(),
+    )
 
 
 def file_digests(catalogue: Catalogue) -> dict[str, str]:
@@ -118,6 +140,12 @@ def _files(catalogue: Catalogue) -> Iterator[Path]:
         yield from _metadata(images.layout)
         for shard in sorted(images.done):
             yield from (images.layout.record_file(shard), images.layout.intrinsics_file(shard))
+
+
+def _added(store: Path, manifest: Manifest) -> str | None:
+    """The first file of a store that was not there when the manifest was made."""
+    files = ((name_in(store, file), file) for file in _files(open_catalogue(store)))
+    return next((name for name, file in files if name not in manifest.files and file.is_file()), None)
 
 
 def _metadata(layout: Layout) -> Iterator[Path]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tiekd_cache.errors import ConfigError
-from tiekd_cache.store.catalogue import Catalogue, name_in
+from tiekd_cache.store.catalogue import Catalogue
 from tiekd_cache.store.images import FOLDER
-from tiekd_cache.store.object_path import files_below
+from tiekd_cache.store.object_path import files_below, name_in
 from tiekd_cache.store.objects import RefusedError
 from tiekd_cache.store.signature import FILE
 from tiekd_cache.store.verify_images import images_of, is_image_file, number_in

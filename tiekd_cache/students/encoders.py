@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,9 +91,7 @@ def _from_file(encoder: nn.Module, model: str, path: Path) -> nn.Module:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
         else:
-            if zipfile.is_zipfile(path):  # files of old versions of torch are none
-                with zipfile.ZipFile(path) as archive:
-                    check_archive(archive, path.stat().st_size)
+            check_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
         missing = encoder.load_state_dict(_renamed(state, encoder), strict=False).missing_keys
     except Exception as error:  # truncated, unsafe, of other shapes: all mean "not these weights"

@@ -87,8 +87,8 @@ def _read_archive(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}. Check the path; `tiekd-cache distill` makes one.")
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive:
-            check_archive(archive, path.stat().st_size)
             damaged = archive.testzip()
         if damaged is not None:
             raise CheckpointError(f"{path} is damaged (checksum of {damaged}). Copy it again, or train again.")

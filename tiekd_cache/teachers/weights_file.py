@@ -81,7 +81,7 @@ def _read_torch(path: Path) -> Any:
         if member is not None:
             with zipfile.ZipFile(path) as archive:
                 source = io.BytesIO(archive.read(member))
-            _check_sizes(path, source, len(source.getvalue()))
+            _check_sizes(path, source)
             source.seek(0)
         with torch.serialization.safe_globals(_PLAIN_NUMPY), warnings.catch_warnings():
             # about pickle protocols newer than torch's own: what cannot be read fails below, with our own words
@@ -108,7 +108,7 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 def _archived_model(path: Path) -> str | None:
     """The name of the file `model` inside a published archive; None where the file is no such archive."""
     try:
-        _check_sizes(path, path, path.stat().st_size)
+        _check_sizes(path, path)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile:
@@ -121,14 +121,12 @@ def _archived_model(path: Path) -> str | None:
     return models[0]
 
 
-def _check_sizes(path: Path, source: Path | io.BytesIO, file_bytes: int) -> None:
-    """Raise CheckpointError where a zip archive is meant to fill our memory; other files declare no such sizes."""
-    if zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as archive:
-            try:
-                check_archive(archive, file_bytes)
-            except ValueError as error:
-                raise CheckpointError(f"{path} cannot be a file of weights: {error}. Do not use it.") from None
+def _check_sizes(path: Path, source: Path | io.BytesIO) -> None:
+    """Raise CheckpointError where a zip archive is meant to fill our memory."""
+    try:
+        check_archive(source)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be a file of weights: {error}. Do not use it.") from None
 
 
 def _holds_code(source: Path | io.BytesIO) -> bool:

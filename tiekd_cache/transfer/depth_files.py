@@ -88,7 +88,7 @@ def _read_tiff(data: bytes, path: Path, key: str | None) -> Counts:
         raise DataError(f"{path} declares {size[0]}x{size[1]} px of {size[2]} channels, more than a depth map has.")
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        array: Counts | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+        array: Counts | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise DataError(f"{path} cannot be decoded: {error.err}. {_REMEDY}") from None
     finally:

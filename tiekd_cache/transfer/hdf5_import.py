@@ -85,7 +85,8 @@ def _read_head(path: Path, file: Any) -> tuple[StoreSchema, list[str], list[int]
         schema = StoreSchema.from_attributes(parse_json(_texts(file, "attributes")[()]))
     except StoreError as error:
         raise DataError(f"{path} is damaged: {error}. Export it again, or copy it again.") from error
-    codes, texts, digests = own_dataset(file, "codes"), _texts(file, "frame_id"), own_dataset(file, "digest")
+    codes = own_dataset(file, "codes", compressed=True)
+    texts, digests = _texts(file, "frame_id"), own_dataset(file, "digest")
     expected = [(schema.num_frames, *schema.native_size), (schema.num_frames,), (schema.num_frames,)]
     if [one.shape for one in (codes, texts, digests)] != expected or (codes.dtype, digests.dtype) != ("<u2", "<u4"):
         raise DataError(
