@@ -259,9 +259,11 @@ def test_where_a_shard_cannot_be_written_the_next_ones_are_not_tried() -> None:
 
 
 @pytest.mark.parametrize("again", ["precompute", "push"])
-def test_what_is_damaged_in_a_bucket_is_dropped_and_brought_again(local: Path, tmp_path: Path, again: str) -> None:
+def test_what_is_damaged_in_a_bucket_is_dropped_and_brought_again(
+    store_with_images: Path, tmp_path: Path, again: str
+) -> None:
     bucket = MemoryObjects("s3://team/a.zarr")
-    copy_store(FolderObjects(local), bucket)
+    copy_store(FolderObjects(store_with_images), bucket)
     whole = dict(bucket.content)
     bucket.content[SHARD_1] = whole[SHARD_1][:-9]
     del bucket.content["residual/c/2/0/0"], bucket.content["digest/zarr.json"]
@@ -274,7 +276,7 @@ def test_what_is_damaged_in_a_bucket_is_dropped_and_brought_again(local: Path, t
     assert not {SHARD_1, RECORD_1, "done/00002.json", "images/done/00000.json"} & bucket.content.keys()
     assert verify_store(bucket).problems == ()
     if again == "push":
-        copy_store(FolderObjects(local), bucket)
+        copy_store(FolderObjects(store_with_images), bucket)
         assert bucket.content == whole
     else:
         precompute(FormulaTeacher(), SOURCE, bucket, CONFIG)
