@@ -9,6 +9,7 @@ import shutil
 import signal
 import stat
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from store_helpers import depth_maps, frame_list, in_child, make_store, open_writer
 
 from tiekd_cache.cli.cache_options import parse_bytes
+from tiekd_cache.cli.catalogue import choose_stores
 from tiekd_cache.errors import ConfigError, FrameNotFoundError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.store import ResponseStore, cache_room, open_store
@@ -349,6 +351,20 @@ def test_a_whole_store_is_served_without_its_place_and_a_part_is_not(
     check_all(alone, made)
     assert not alone.has_image(FRAMES[0])
     assert not has_images(CachedObjects(far, far.folder.parent / "cache"))
+
+
+def test_whether_a_url_is_a_store_is_not_asked_where_the_cache_has_it(
+    far: DistantObjects, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far.url = "s3://team/a.zarr"
+    monkeypatch.setattr("tiekd_cache.store_list.open_objects", lambda place: far)
+    nothing = {"kitti": None, "nyu": None, "images": None}
+    choose = partial(choose_stores, [far.url], [], any_data=True, partial=False)
+    check_all(through(far), made)
+    far.down = True
+    assert choose(nothing | {"cache_dir": tmp_path / "cache"}) == (far.url,)
+    with pytest.raises(RemoteError, match="no connection"):
+        choose(nothing | {"cache_dir": tmp_path / "another"})
 
 
 def test_a_store_that_is_not_there_stays_an_error(far: DistantObjects, made: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fakes import FormulaTeacher, MemoryFrames
+from remote_helpers import bucket_of
 from servers import FaultServer
 from store_helpers import frame_list, make_store
 from test_distill import losses, train, with_train
@@ -95,3 +96,17 @@ def test_the_command_line_and_a_second_run_without_the_server(
     assert alone.exit_code == 1
     assert "no connection" in alone.stderr
     assert alone.stderr.count("\n") == 1
+
+
+@pytest.mark.timeout(170)
+def test_distill_from_a_bucket_that_does_not_answer_any_more(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PAUSE_S", 0.01)
+    with bucket_of(folder) as bucket:
+        arguments = ["distill", "--store", f"{bucket}/run.zarr", *SMALL, "--cache-dir", str(tmp_path / "cache")]
+        for name in ("first", "second"):
+            result = CliRunner().invoke(main, [*arguments, "--run", str(tmp_path / name)])
+            assert result.exit_code == 0, result.stderr
+            monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert losses(tmp_path / "second") == losses(tmp_path / "first")

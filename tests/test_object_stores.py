@@ -142,7 +142,7 @@ def test_what_is_missing_or_altered_is_an_error_and_never_zeros(
     assert all("\n" not in text and objects.url in text for text in errors)
 
 
-def test_verify_says_all_that_is_wrong_and_repairs_nothing(objects: MemoryObjects) -> None:
+def test_verify_says_all_that_is_wrong_and_repairs_nothing_behind_a_web_server(objects: MemoryObjects) -> None:
     del objects.data["residual/c/0/0/0"]
     objects.data["residual/c/1/0/0"] = objects.data["residual/c/1/0/0"][:-50]
     report = verify_store(objects)
@@ -160,7 +160,7 @@ def test_damage_says_what_to_do_with_a_copy(folder: Path) -> None:
     objects = MemoryObjects(folder)
     objects.data["residual/c/0/0/0"] = alter(objects.data["residual/c/0/0/0"])
     store = open_store(objects)
-    with pytest.raises(DamagedStoreError, match="copy the store there again from a whole one"):
+    with pytest.raises(DamagedStoreError, match="tell whoever made it, or take another copy"):
         store.read(FRAMES[:4])
 
 

@@ -68,12 +68,17 @@ def sign_as_ben(home: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [["--workers", "0"], ["--workers", "2", "--cache-dir", "cache"]])
+@pytest.mark.parametrize(
+    "options", [["--workers", "0"], ["--workers", "2", "--cache-dir", "cache"], ["--workers", "0", "--store", "stores"]]
+)
 def test_a_signed_store_is_trained_from_and_the_run_names_its_signer(home: Path, options: list[str]) -> None:
     with FaultServer(home / "stores") as server:
         if "--cache-dir" in options:
             pytest.importorskip("obstore", reason="obstore is not installed")
             options = [*options, "--store", f"{server.url}/lidar.zarr"]
+        elif "--store" in options:  # a catalogue with another copy, which is not signed and has no images
+            ignored = shutil.ignore_patterns(FILE, "images")
+            shutil.copytree(home / "stores" / "lidar.zarr", home / "stores" / "a.zarr", ignore=ignored)
         succeed("distill", *SMALL, *TRUST, *options, "--images-from-store", "--run", "run", cwd=home)
     [store] = json.loads((home / "run" / "run.json").read_text())["stores"]
     assert store["signed"]["signer"] == "ann@lab"

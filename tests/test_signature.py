@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from tiekd_cache.store.objects import FolderObjects
 from tiekd_cache.store.record import DoneRecord
 from tiekd_cache.store.signature import FILE, Manifest, StoreSignature, require_signed
 from tiekd_cache.store.signing import stale_note
+from tiekd_cache.store_choice import choose_store
 from tiekd_cache.store_frames import StoreFrames
 from tiekd_cache.teacher_stores import open_stores, stores_record
 
@@ -422,7 +424,7 @@ def test_more_than_a_signature_can_name_is_refused_before_the_store_is_read(
 
 
 def test_only_stores_in_folders_are_signed(plain: Path, key: SigningKey, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="is a URL: stores are written in folders"):
+    with pytest.raises(StoreError, match="is a URL: this works on a folder"):
         sign_store("s3://team/stores/a.zarr", key)
     with pytest.raises(StoreError, match="There is no store at"):
         sign_store(tmp_path / "nowhere.zarr", key)
@@ -533,6 +535,21 @@ def test_the_stores_of_a_run_are_all_asked_and_recorded_with_their_signer(
     for ask in (lambda: open_stores([path, other], SOURCE, trust=trust), lambda: StoreFrames.open(other, trust=trust)):
         with pytest.raises(TrustError, match=r"b\.zarr is not signed"):
             ask()
+
+
+def test_of_copies_in_a_catalogue_the_one_is_taken_that_holds_what_was_asked_for(
+    made: Path, trust: Signers, tmp_path: Path
+) -> None:
+    def copy(name: str, *without: str) -> str:
+        return str(shutil.copytree(made, tmp_path / name, ignore=shutil.ignore_patterns(*without)))
+
+    plain, signed = copy("a.zarr", "images", FILE), copy("d.zarr")
+    images = copy("b.zarr", FILE)
+    copy("c.zarr", "00002.json")  # signed, with images, but not finished
+    choose = partial(choose_store, tmp_path, teacher=None)
+    assert [choose(), choose(images=True), choose(trust=trust)] == [plain, images, signed]
+    shutil.rmtree(signed)
+    assert choose(images=True, trust=trust) == images  # whoever opens it says that it is not signed
 
 
 def test_zarr_python_cannot_be_held_to_a_signature(plain: Path, trust: Signers) -> None:

@@ -23,7 +23,7 @@ from tiekd_cache.foreign import SMALL_BYTES
 from tiekd_cache.pictures import depth_thumbnail
 from tiekd_cache.store import StoreWriter, open_store
 from tiekd_cache.store.layout import Layout, metadata_bytes
-from tiekd_cache.store.objects import FolderObjects
+from tiekd_cache.store.objects import FolderObjects, RefusedError, RemoteError
 from tiekd_cache.store_choice import choose_store, find_same
 from tiekd_cache.store_list import ListedStore, is_catalogue, list_stores
 from tiekd_cache.store_page import cells, size_text, store_page, write_page
@@ -68,12 +68,15 @@ class Bucket:
     def __init__(self, folder: Path) -> None:
         self._objects = FolderObjects(folder)
         self.read: list[str] = []
+        self.fails: Exception | None = None
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         return self._objects.list(prefix)
 
     def get(self, key: str, at_most: int = SMALL_BYTES) -> bytes:
         self.read.append(key)
+        if self.fails is not None:
+            raise self.fails
         return self._objects.get(key, at_most)
 
 
@@ -148,8 +151,9 @@ def test_a_damaged_store_is_listed_with_what_is_wrong(catalogue: Path, damage: A
     assert says in store.problem
     assert "\n" not in store.problem
     assert not store.finished
-    assert "damaged" in store.describe()
-    with pytest.raises(ConfigError, match="damaged"):
+    wrong = "cannot be read" if store.schema is None else "damaged"
+    assert wrong in store.describe()
+    with pytest.raises(ConfigError, match=wrong):
         choose_store(catalogue, teacher="adabins")
     assert 'class="problem"' in store_page("here", found, thumbnails=1)
 
@@ -197,6 +201,12 @@ def test_the_same_answers_are_found_by_fingerprint(catalogue: Path) -> None:
     assert find_same(catalogue, "0" * 64, "elsewhere.zarr") is None
     begun = open_store(catalogue / "begun.zarr", allow_partial=True).schema.fingerprint
     assert find_same(catalogue, begun, "elsewhere.zarr") is None
+    (catalogue / "rooms.zarr" / "zarr.json").write_text("{")
+    found = find_same(catalogue, fingerprint, "elsewhere.zarr")
+    assert found is not None
+    assert found.name == "bts.zarr"
+    with pytest.raises(StoreError, match=r"rooms\.zarr: zarr\.json cannot be read"):
+        find_same(catalogue, "0" * 64, "elsewhere.zarr")
 
 
 class Page(HTMLParser):
@@ -232,7 +242,7 @@ def evil_catalogue(root: Path) -> list[ListedStore]:
 
 def test_the_page_holds_text_and_pictures_and_runs_nothing(tmp_path: Path) -> None:
     stores = evil_catalogue(tmp_path / "stores")
-    write_page(tmp_path / "new" / "index.html", store_page("stores", stores))
+    write_page(tmp_path / "new" / "index.html", lambda: store_page("stores", stores))
     text = (tmp_path / "new" / "index.html").read_text(encoding="utf-8")
     page = Page(text)
     kinds = {name for name, _ in page.elements}
@@ -266,10 +276,47 @@ def test_pictures_are_limited_and_one_that_cannot_be_read_says_so(
     assert "No picture: Store " in page
 
 
-def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_one_line_before_it_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"Cannot write .*index\.html"):
-        write_page(tmp_path / "file" / "index.html", "")
+        write_page(tmp_path / "file" / "index.html", lambda: pytest.fail("made"))
+    (tmp_path / f"{'x' * 250}").write_text("")  # a name that leaves no room for that of what is written aside
+    with pytest.raises(StoreError, match="Cannot write"):
+        write_page(tmp_path / f"{'x' * 250}", lambda: pytest.fail("made"))
+
+
+def test_a_server_that_fails_is_asked_for_no_other_store_and_no_other_picture(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = Bucket(made)
+    monkeypatch.setattr("tiekd_cache.store_list.open_objects", lambda place: bucket)
+    stores = list_stores(bucket.url)
+    bucket.read.clear()
+    bucket.fails = RemoteError("the server answers 500")
+    with pytest.raises(RemoteError, match="500"):
+        list_stores(bucket.url)
+    assert bucket.read == ["begun.zarr/zarr.json"]
+    opened: list[str] = []
+
+    def open_store(place: str, **_: Any) -> None:
+        opened.append(place)
+        raise RemoteError("no answer")
+
+    monkeypatch.setattr("tiekd_cache.store_page.open_store", open_store)
+    with pytest.raises(RemoteError, match="no answer"):
+        store_page(bucket.url, stores)
+    assert opened == [stores[0].place]
+
+
+def test_a_store_that_may_not_be_read_is_listed_and_might_be_the_one_that_is_looked_for(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = Bucket(made)
+    monkeypatch.setattr("tiekd_cache.store_list.open_objects", lambda place: bucket)
+    bucket.fails = RefusedError("access is refused (403)")
+    assert ["refused" in str(store.problem) for store in list_stores(bucket.url)] == [True] * 4
+    with pytest.raises(StoreError, match=r"s3://team/stores/begun\.zarr: .*refused.*, and 3 other stores"):
+        find_same(bucket.url, "0" * 64, "elsewhere.zarr")
 
 
 def test_a_thumbnail_has_the_maps_proportions_and_black_for_what_is_missing() -> None:

@@ -46,7 +46,7 @@ def test_a_browser_shows_every_name_as_text_and_every_picture(tmp_path: Path) ->
     stores = evil_catalogue(tmp_path / "stores")
     page = store_page("stores", stores)
     file = tmp_path / "index.html"
-    write_page(file, page.replace("alert(1)", "window.ran=1"))
+    write_page(file, lambda: page.replace("alert(1)", "window.ran=1"))
     shown = browse(file, "--dump-dom", profile=tmp_path / "profile")
     assert "<script" not in shown  # the browser's own view of the elements
     assert "onerror" not in re.sub(r"&lt;.*?&gt;", "", shown)
@@ -59,7 +59,7 @@ def test_the_pictures_have_a_size_and_no_script_of_a_store_runs(tmp_path: Path) 
     page = store_page("stores", stores).replace("alert(1)", "window.ran=1")
     page, count = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     assert count == 1
-    write_page(tmp_path / "probed.html", page.replace("<title>", f"{PROBE}<title>"))
+    write_page(tmp_path / "probed.html", lambda: page.replace("<title>", f"{PROBE}<title>"))
     shown = browse(tmp_path / "probed.html", "--dump-dom", profile=tmp_path / "profile")
     assert 'data-sizes="240x144 240x144 240x144"' in shown
     assert 'data-ran="nothing"' in shown
@@ -67,14 +67,14 @@ def test_the_pictures_have_a_size_and_no_script_of_a_store_runs(tmp_path: Path) 
 
 def test_the_policy_of_the_page_forbids_scripts_besides(tmp_path: Path) -> None:
     page = store_page("stores", evil_catalogue(tmp_path / "stores"))
-    write_page(tmp_path / "probed.html", page.replace("<title>", f"{PROBE}<title>"))
+    write_page(tmp_path / "probed.html", lambda: page.replace("<title>", f"{PROBE}<title>"))
     assert "data-ran" not in browse(tmp_path / "probed.html", "--dump-dom", profile=tmp_path / "profile").replace(
         PROBE, ""
     )
 
 
 def test_a_screenshot_shows_the_depth_colours(tmp_path: Path) -> None:
-    write_page(tmp_path / "index.html", store_page("stores", evil_catalogue(tmp_path / "stores")))
+    write_page(tmp_path / "index.html", lambda: store_page("stores", evil_catalogue(tmp_path / "stores")))
     picture = tmp_path / "shot.png"
     browse(tmp_path / "index.html", f"--screenshot={picture}", profile=tmp_path / "profile")
     pixels = cv2.imread(str(picture))

@@ -15,11 +15,20 @@ from typing import Any
 from tiekd_cache.errors import ConfigError, StoreError
 from tiekd_cache.foreign import parse_json, shown
 from tiekd_cache.openssh import Signers
+from tiekd_cache.store.cache import has_found
 from tiekd_cache.store.catalogue import is_store, layout_of, open_catalogue
 from tiekd_cache.store.chunks import Damage
 from tiekd_cache.store.layout import Layout
 from tiekd_cache.store.object_path import store_path
-from tiekd_cache.store.objects import FolderObjects, MissingObject, Objects, is_remote, open_objects
+from tiekd_cache.store.objects import (
+    FolderObjects,
+    MissingObject,
+    Objects,
+    RefusedError,
+    RemoteError,
+    is_remote,
+    open_objects,
+)
 from tiekd_cache.store.schema import FORMAT, StoreSchema
 from tiekd_cache.store.signature import require_signed
 
@@ -77,7 +86,7 @@ class ListedStore:
     def describe(self) -> str:
         """Its place, teacher, data set, frames and fingerprint in a few words, for messages."""
         if self.schema is None:
-            return f"{shown(self.place, 300)} (damaged)"
+            return f"{shown(self.place, 300)} (cannot be read)"
         teacher, data = shown(self.schema.teacher["name"]), shown(self.schema.dataset["name"])
         done = f"{self.frames_done}/{self.schema.num_frames} frames"
         wrong = ", damaged" if self.problem else ""
@@ -118,7 +127,7 @@ def list_stores(place: str | Path) -> list[ListedStore]:
         place: a folder or the URL of a bucket, or of a folder in one.
     Raises:
         ConfigError: there is no such folder, or what is there cannot be listed (a plain web server).
-        RemoteError: no answer, or no permission.
+        RemoteError: no answer, or no permission to list.
     """
     objects = open_objects(place)
     if not isinstance(objects, FolderObjects):
@@ -144,9 +153,16 @@ def signer_of(place: str | Path, trust: Signers) -> str:
     return signed.signer
 
 
-def is_catalogue(place: str | Path) -> bool:
+def is_server_failing(place: str | Path, error: Exception) -> bool:
+    """Whether an error is no fault of the store at a place: its server fails, and would for the other stores, too."""
+    return is_remote(place) and isinstance(error, RemoteError) and not isinstance(error, RefusedError)
+
+
+def is_catalogue(place: str | Path, cache: Path | None = None) -> bool:
     """Whether a place is no store but has some: a folder with stores in it, a bucket's URL without attributes.
 
+    Args:
+        cache: a cache folder; a URL is not asked where a store was read from it through this cache before.
     Raises:
         ConfigError: no such kind of place.
         StoreError: no answer, or no permission.
@@ -156,6 +172,8 @@ def is_catalogue(place: str | Path) -> bool:
         first = next(_folders(objects.folder), None)
         return first is not None and first[1] != "."
     if not is_remote(place) or objects.url.startswith("http"):
+        return False
+    if cache is not None and has_found(cache, objects.url):
         return False
     try:
         objects.size("zarr.json")
@@ -246,6 +264,8 @@ def _read(objects: Objects, prefix: str, sizes: Mapping[str, int], place: str, n
     try:
         group = parse_json(objects.get(f"{prefix}zarr.json"))
     except (StoreError, *UNREADABLE) as error:
+        if is_server_failing(place, error):
+            raise
         unreadable = shown(f"zarr.json cannot be read ({error})", 300)
         return ListedStore(place, name, total, problem=unreadable) if ours else None
     attributes = group.get("attributes") if isinstance(group, dict) else None

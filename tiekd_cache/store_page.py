@@ -15,9 +15,10 @@ from tiekd_cache.errors import TiekdError
 from tiekd_cache.foreign import shown
 from tiekd_cache.pictures import depth_thumbnail
 from tiekd_cache.store import open_store
-from tiekd_cache.store.durable import clear_errors, write_file
-from tiekd_cache.store_list import UNREADABLE, ListedStore
+from tiekd_cache.store.durable import clear_errors
+from tiekd_cache.store_list import UNREADABLE, ListedStore, is_server_failing
 from tiekd_cache.version import __version__
+from tiekd_cache.whole_file import whole_file
 
 MOST_THUMBNAILS = 200
 """On one page, over all stores: about 6 MB."""
@@ -60,6 +61,8 @@ def store_page(
         stores: what is there.
         thumbnails: of each store at most; 0 = none. `MOST_THUMBNAILS` of all together.
         advance: is told of each store that is through.
+    Raises:
+        RemoteError: the server fails; it is not asked for the other pictures.
     """
     parts = [_HEAD.format(title=f"Stores in {_text(place)}"), f"<h1>Stores in {_text(place)}</h1>\n"]
     parts.append(f"<p>{len(stores)} stores.</p>\n{_table(stores)}")
@@ -118,7 +121,7 @@ def _table(stores: Sequence[ListedStore]) -> str:
 
 
 def _about(store: ListedStore) -> str:
-    problem = "" if store.problem is None else f'<p class="problem">Damaged: {_text(store.problem)}</p>\n'
+    problem = "" if store.problem is None else f'<p class="problem">Problem: {_text(store.problem)}</p>\n'
     return f"<p><code>{_text(store.place)}</code></p>\n{problem}"
 
 
@@ -130,7 +133,7 @@ def _pictures(store: ListedStore, count: int) -> list[str]:
         opened = open_store(store.place, allow_partial=True)
         frame_ids = opened.frame_ids
     except (TiekdError, *UNREADABLE) as error:
-        return [_failure(error)]
+        return [_failure(store, error)]
     number = min(count, len(frame_ids))
     chosen = [(2 * i + 1) * len(frame_ids) // (2 * number) for i in range(number)]
     figures = []
@@ -139,7 +142,7 @@ def _pictures(store: ListedStore, count: int) -> list[str]:
         try:
             picture = depth_thumbnail(opened.native(frame_id), opened.schema.max_depth)
         except (TiekdError, *UNREADABLE) as error:
-            figures.append(_failure(error))
+            figures.append(_failure(store, error))
             continue
         data = base64.b64encode(picture.png).decode()
         caption = _text(frame_id)
@@ -150,12 +153,19 @@ def _pictures(store: ListedStore, count: int) -> list[str]:
     return figures
 
 
-def _failure(error: Exception) -> str:
+def _failure(store: ListedStore, error: Exception) -> str:
+    if is_server_failing(store.place, error):
+        raise error
     return f'<p class="problem">No picture: {_text(str(error))}</p>\n'
 
 
-def write_page(path: Path, page: str) -> None:
-    """Write the page, in place of one that is there; raises StoreError where it cannot be written."""
+def write_page(path: Path, make: Callable[[], str]) -> None:
+    """Write the page that `make` gives, in place of one that is there; it is made when the file can be written.
+
+    Raises:
+        StoreError: it cannot be written; or as `make`.
+    """
     with clear_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, page.encode())
+        with whole_file(path) as file:
+            file.write(make().encode())

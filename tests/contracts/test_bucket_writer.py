@@ -20,6 +20,7 @@ from tiekd_cache.sharing import copy_store
 from tiekd_cache.sharing.bucket_writer import BucketWriter, open_writer_at
 from tiekd_cache.sharing.shards import ConflictError
 from tiekd_cache.store import StoreWriter, layout, open_store, verify_store
+from tiekd_cache.store.catalogue import DamagedStoreError
 from tiekd_cache.store.objects import FolderObjects
 
 FRAMES = frame_list(10)
@@ -255,6 +256,32 @@ def test_where_a_shard_cannot_be_written_the_next_ones_are_not_tried() -> None:
         precompute(FormulaTeacher(), MemoryFrames(40), bucket, CONFIG)
     assert len(refused) == 1
     assert not [key for key in bucket.content if key.endswith((".lock", ".alive"))], "and no claim stays"
+
+
+@pytest.mark.parametrize("again", ["precompute", "push"])
+def test_what_is_damaged_in_a_bucket_is_dropped_and_brought_again(
+    store_with_images: Path, tmp_path: Path, again: str
+) -> None:
+    bucket = MemoryObjects("s3://team/a.zarr")
+    copy_store(FolderObjects(store_with_images), bucket)
+    whole = dict(bucket.content)
+    bucket.content[SHARD_1] = whole[SHARD_1][:-9]
+    del bucket.content["residual/c/2/0/0"], bucket.content["digest/zarr.json"]
+    bucket.content["images/image/c/0/0/0/0"] = bytes(len(whole["images/image/c/0/0/0/0"]))
+    with pytest.raises(DamagedStoreError, match="then with --repair, then the same `precompute`, `push` or `pull`"):
+        open_store(bucket)[SOURCE.frame_ids[2]]
+    report = verify_store(bucket, repair=True)
+    assert len(report.problems) >= 4
+    assert report.whole
+    assert not {SHARD_1, RECORD_1, "done/00002.json", "images/done/00000.json"} & bucket.content.keys()
+    assert verify_store(bucket).problems == ()
+    if again == "push":
+        copy_store(FolderObjects(store_with_images), bucket)
+        assert bucket.content == whole
+    else:
+        precompute(FormulaTeacher(), SOURCE, bucket, CONFIG)
+        assert bucket.content.keys() == whole.keys()
+    check(bucket, tmp_path / "b.zarr")
 
 
 @pytest.mark.parametrize("in_bucket", [True, False])

@@ -202,6 +202,14 @@ def test_nothing_without_a_record_is_taken(plain: Path, tmp_path: Path, listable
     assert not (tmp_path / "b.zarr" / SHARD_1).exists()
 
 
+def test_a_shard_without_its_responses_and_images_is_one_that_is_missing(
+    store_with_images: Path, tmp_path: Path
+) -> None:
+    source = MemoryObjects.of(store_with_images)
+    del source.content[RECORD_1], source.content[f"images/{RECORD_1}"]
+    assert share(source, tmp_path / "b.zarr").missing == 1
+
+
 def spoil(key: str, change: Callable[[bytes], bytes]) -> Callable[[MemoryObjects], None]:
     def work(objects: MemoryObjects) -> None:
         objects.content[key] = change(objects.content[key])

@@ -45,7 +45,8 @@ def test_what_a_colleague_has_made_is_not_computed_again_unless_asked_for(home: 
     outcome = tiekd("precompute", "--teacher", "lidar", cwd=home, TIEKD_CATALOGUE="team", **SECOND)
 
     assert (outcome.code, outcome.err) == (1, "")  # the first of several processes speaks for all
-    succeed("precompute", "--teacher", "lidar", "--anyway", cwd=home, TIEKD_CATALOGUE="team")
+    made = succeed("precompute", "--teacher", "lidar", "--anyway", "--json", cwd=home, TIEKD_CATALOGUE="team").json
+    assert made["teacher"] == succeed("list", "--json", cwd=home).json[0]["teacher"] == "lidar"
     succeed("precompute", "--teacher", "lidar", cwd=home, TIEKD_CATALOGUE="team")  # begun: it goes on
     shutil.rmtree(home / "stores")
     succeed("precompute", "--teacher", "lidar", "--max-depth", "85", cwd=home, TIEKD_CATALOGUE="team")  # other answers
@@ -118,7 +119,7 @@ def test_list_prints_a_table_json_and_a_page(home: Path, tmp_path: Path) -> None
     assert "2/2" in first
     assert "Ada <ada@example.org>" in first
     assert second.split()[0] == "rooms.zarr"
-    assert "Damaged: rooms.zarr: zarr.json cannot be read" in said.err
+    assert "Problem: rooms.zarr: zarr.json cannot be read" in said.err
     assert "Ada &lt;ada@example.org&gt;" in (tmp_path / "page" / "index.html").read_text()
     found = succeed("list", "stores", "--json", cwd=tmp_path).json
     assert [store["finished"] for store in found] == [True, False]

@@ -14,20 +14,28 @@ from tiekd_cache.errors import ConfigError, SharedError, StoreError
 from tiekd_cache.foreign import shown
 
 if TYPE_CHECKING:
+    from tiekd_cache.openssh import Signers
     from tiekd_cache.store import StoreSchema
 
 
 def choose_stores(
-    places: Sequence[str | Path], teachers: Sequence[str], given: Mapping[str, Any], *, any_data: bool, partial: bool
+    places: Sequence[str | Path],
+    teachers: Sequence[str],
+    given: Mapping[str, Any],
+    *,
+    any_data: bool,
+    partial: bool,
+    trust: Signers | None = None,
 ) -> tuple[str | Path, ...]:
     """The stores to learn from: those named; where a catalogue is named instead, the one in it that fits.
 
     Args:
         places: values of --store; none = the folder stores/.
         teachers: values of --teacher: one store for each.
-        given: values of `source_options`, which name the data set.
+        given: values of `source_options`, which name the data set, and of `cache_options`.
         any_data: the images come out of the store, whatever data set they are of.
         partial: a store that is not finished will do.
+        trust: who must have signed the store: of several copies one that they signed is taken.
     Raises:
         click.UsageError: teachers, and more than one place.
         TiekdError: as `choose_store` and `only_store`.
@@ -42,13 +50,16 @@ def choose_stores(
     dataset = None if any_data else _data_set(given)
 
     def choose(place: str | Path, teacher: str | None) -> str | Path:
-        found = choose_store(place, teacher=teacher, dataset=dataset, allow_partial=partial)
+        found = choose_store(
+            place, teacher=teacher, dataset=dataset, allow_partial=partial, images=dataset is None, trust=trust
+        )
         note(f"Store: {shown(found, 300)}")
         return named_store(found)
 
     if teachers:
         return tuple(choose(places[0] if places else Path("stores"), teacher) for teacher in teachers)
-    return tuple(choose(place, None) if is_catalogue(place) else place for place in places)
+    cache = given.get("cache_dir")
+    return tuple(choose(place, None) if is_catalogue(place, cache) else place for place in places)
 
 
 def refuse_made_already(catalogue: str | Path | None, own: str | Path) -> Callable[[StoreSchema], None]:

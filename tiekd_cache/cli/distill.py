@@ -184,7 +184,7 @@ def distill(
             note(f"Going on with {run_path}, with its own settings")
     else:
         resolved = from_mapping(DistillConfig, mapping)
-    chosen = choose_stores(stores, teachers, given, any_data=images_from_store, partial=allow_partial)
+    chosen = choose_stores(stores, teachers, given, any_data=images_from_store, partial=allow_partial, trust=trust)
     places = through_cache(given, chosen)
     source, how = open_training_frames(given, places, images_from_store, allow_partial, trust)
     validation = _test_split(source, how) if resolved.train.validate_frames else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tiekd_cache.cli.common import json_option, named_store, note, print_table
-from tiekd_cache.cli.signing import read_signers, trust_option
+from tiekd_cache.cli.signing import read_signers
 from tiekd_cache.foreign import shown
 from tiekd_cache.progress import progress_bar
 
@@ -22,7 +22,12 @@ _HEADER = ("store", "teacher", "data set", "split", "fingerprint", "maker", "dat
 
 @click.command("list")
 @click.argument("place", type=named_store, metavar="[FOLDER|URL]", default="stores")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a static page with pictures.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write a static page with pictures.",
+)
 @click.option(
     "--thumbnails",
     type=click.IntRange(0, 50),
@@ -30,7 +35,13 @@ _HEADER = ("store", "teacher", "data set", "split", "fingerprint", "maker", "dat
     show_default=True,
     help="Pictures of each store on the page; 200 of all together.",
 )
-@trust_option
+@click.option(
+    "--trust",
+    "trust_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also say which of these signed each store: an OpenSSH allowed_signers file, or a public key.",
+)
 @json_option
 def list_command(place: str | Path, html: Path | None, thumbnails: int, trust_file: Path | None, as_json: bool) -> None:
     """The stores in a folder or bucket, and in its folders: teacher, data, how much is done, who made it when.
@@ -70,21 +81,26 @@ def list_command(place: str | Path, html: Path | None, thumbnails: int, trust_fi
         note(f"No store in {where}, nor in its folders.")
     for store in stores:
         if store.problem is not None:
-            note(f"Damaged: {shown(store.name)}: {store.problem}")
+            note(f"Problem: {shown(store.name)}: {store.problem}")
     if html is not None:
         with progress_bar(len(stores), "page", "store") as bar:
-            page = store_page(where, stores, thumbnails=thumbnails, advance=bar.update)
-        write_page(html, page)
+            write_page(html, lambda: store_page(where, stores, thumbnails=thumbnails, advance=bar.update))
         note(f"Page: {html}")
 
 
 def _signer(store: ListedStore, trust: Signers) -> str | None:
-    """The name of who signed a store; None, and the reason on stderr, where it is not trusted."""
+    """The name of who signed a store; None, and the reason on stderr, where it is not trusted.
+
+    Raises:
+        RemoteError: the server fails.
+    """
     from tiekd_cache.errors import StoreError
-    from tiekd_cache.store_list import UNREADABLE, signer_of
+    from tiekd_cache.store_list import UNREADABLE, is_server_failing, signer_of
 
     try:
         return signer_of(store.place, trust)
     except (StoreError, *UNREADABLE) as error:
+        if is_server_failing(store.place, error):
+            raise
         note(f"Not trusted: {shown(store.name)}: {shown(str(error), 300)}")
         return None

@@ -17,6 +17,7 @@ from tiekd_cache.progress import no_progress_bar, progress_bar
 if TYPE_CHECKING:
     from tiekd_cache.openssh import SigningKey
     from tiekd_cache.precompute import PrecomputeConfig, PrecomputeReport
+    from tiekd_cache.teachers import Teacher
 
 
 @click.command()
@@ -117,20 +118,21 @@ def precompute(
     )
     if launch.rank > 0:
         return
-    _tell(report, loaded.architecture, as_json)
+    _tell(report, loaded, as_json)
     _sign(path, key, None if key is None else _missing(path, report, config))
     if report.complete:
         note(f"Next: tiekd-cache distill --student resnet18 --store {report.store}{named}")
 
 
-def _tell(report: PrecomputeReport, architecture: str, as_json: bool) -> None:
+def _tell(report: PrecomputeReport, teacher: Teacher, as_json: bool) -> None:
     """What was made, on stdout; what the user must know of it, on stderr."""
     note_each("No response to", [f"{frame_id}: {reason}" for frame_id, reason in report.skipped])
     rate = report.made / report.seconds if report.seconds else 0.0
     print_result(
         {
             "store": str(report.store),
-            "teacher": architecture,
+            "teacher": teacher.name,
+            "architecture": teacher.architecture,
             "responses": report.frames,
             "responses_when_finished": report.store_frames,
             "made_now": report.made,

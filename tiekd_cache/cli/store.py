@@ -106,7 +106,9 @@ def _print_info(facts: dict[str, Any]) -> None:
 @click.command()
 @click.argument("store", type=named_store, required=False)
 @trust_option
-@click.option("--repair", is_flag=True, help="Drop what is wrong, so that the next precompute makes only that again.")
+@click.option(
+    "--repair", is_flag=True, help="Drop what is wrong, so that the next precompute, push or pull brings it anew."
+)
 @click.option(
     "--against-teacher",
     "count",
@@ -143,6 +145,7 @@ def verify(
     """
     from tiekd_cache.store import verify_store
     from tiekd_cache.store.object_path import store_path
+    from tiekd_cache.store.repair import is_repairable
     from tiekd_cache.store.signature import signed_by
 
     trust = read_signers(trust_file)
@@ -171,9 +174,12 @@ def verify(
     for problem in problems:
         note(f"Problem: {problem}")
     if report.repaired:
-        note("What is wrong was dropped. Run the same `tiekd-cache precompute` again to make it anew.")
+        note("What is wrong was dropped. Run the same `precompute`, `push` or `pull` again to bring it anew.")
     elif report.problems and not repair and report.num_frames:
-        note("Pass --repair to drop what is wrong, then run the same `tiekd-cache precompute` again.")
+        if is_repairable(report.path):
+            note("Pass --repair to drop what is wrong, then run the same `precompute`, `push` or `pull` again.")
+        else:
+            note("Here it can only be read. Tell whoever made the store, or take another copy.")
     if count is not None and "teacher" not in result:
         note("The teacher was not run: first the store must be whole, and hold some frames.")
     sys.exit(0 if report.whole and len(problems) == len(report.problems) else 1)

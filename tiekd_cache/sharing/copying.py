@@ -35,7 +35,7 @@ class ShareReport:
         store_frames: responses of the finished store.
         sent: shards, of responses and of images, that this call put there.
         there_before: shards of what was asked for that were there already.
-        missing: shards of what was asked for that no source has finished.
+        missing: shards of what was asked for whose responses or images no source has finished.
         num_bytes: of the frames that were sent.
         seconds: wall time.
         notes: one line each: what was left behind because it is damaged and no part of the answers, or a signature
@@ -210,9 +210,10 @@ def _require_no_conflict(stores: Sequence[SharedStore], pool: ThreadPoolExecutor
 
 
 def _plan(sources: Sequence[SharedStore], there: SharedStore, positions: Sequence[int]) -> tuple[list[_Task], int, int]:
-    """(what is to be copied, shards that are there, shards that no source has finished)."""
+    """(what is to be copied, shards that are there, shards that no source has finished, each counted once)."""
     tasks: list[_Task] = []
-    before = missing = 0
+    before = 0
+    missing: set[int] = set()
     for part in there.parts:
         wanted = part.shards_of(positions)
         todo = [shard for shard in wanted if shard not in part.done]
@@ -222,10 +223,12 @@ def _plan(sources: Sequence[SharedStore], there: SharedStore, positions: Sequenc
             sizes = {**own.sizes([shard for shard in todo if shard in own.done]), **sizes}
         for shard in todo:
             holders = tuple(own for own in having if shard in own.done)
-            missing += not holders
-            tasks += [_Task(shard, holders, sizes[shard])] if holders else []
+            if holders:
+                tasks.append(_Task(shard, holders, sizes[shard]))
+            else:
+                missing.add(shard)
         before += len(wanted) - len(todo)
-    return tasks, before, missing
+    return tasks, before, len(missing)
 
 
 def _run(

@@ -165,14 +165,15 @@ class CachedObjects:
         except Damage:
             return None
         self._shards.keep(store.home / "zarr.json", data)
-        self._shards.keep(self._place_file, json.dumps({"url": self.url, "store": store.home.name}).encode())
+        place = json.dumps({"url": self.url, "store": store.home.name}).encode()
+        self._shards.keep(_place_file(self._folder, self.url), place)
         self._shards.clean(store)
         return store
 
     def _find_alone(self, error: RemoteError) -> KeptStore:
         """The store in the cache where its place does not answer; raises the error where it is not all there."""
         try:
-            name = parse_json(read_file(self._place_file))["store"]
+            name = parse_json(read_file(_place_file(self._folder, self.url)))["store"]
             if re.fullmatch(r"[0-9a-f]{64}-\d+", name) is None:
                 raise ValueError
             store = KeptStore.of(self._folder, read_file(self._folder / name / "zarr.json"))
@@ -187,11 +188,6 @@ class CachedObjects:
         self._alone = str(error)
         self._shards.tell(f"{error}. All of the store is in the cache {self._folder}, which is read alone.")
         return store
-
-    @property
-    def _place_file(self) -> Path:
-        """Which store was found at the URL."""
-        return self._folder / "places" / f"{hashlib.sha256(self.url.encode()).hexdigest()[:32]}.json"
 
     def _kept(self, store: KeptStore, key: str) -> bytes | None:
         """A small object as the cache has it; None where it has none that is whole."""
@@ -250,6 +246,16 @@ class CachedObjects:
                 if is_small(key) or ShardKey.of(key) is not None:
                     found.append((key, file.stat().st_size))
         return sorted(found)
+
+
+def has_found(folder: Path, url: str) -> bool:
+    """Whether a store at this URL was read through the cache before; the network is not asked."""
+    return _place_file(folder.expanduser(), url).is_file()
+
+
+def _place_file(folder: Path, url: str) -> Path:
+    """Which store was found at a URL."""
+    return folder / "places" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
 
 
 def through_cache(place: StorePlace, folder: str | Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> StorePlace:

@@ -14,8 +14,9 @@ from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import SMALL_BYTES, parse_json
 from tiekd_cache.store.chunks import MAX_FRAME_LIST_BYTES, Damage, NotAsSigned, decode_frame_ids
 from tiekd_cache.store.layout import Layout, same_format
-from tiekd_cache.store.object_path import name_in, objects_of, read_again
+from tiekd_cache.store.object_path import name_in, read_again
 from tiekd_cache.store.record import DoneRecord, done_shards
+from tiekd_cache.store.repair import is_repairable
 from tiekd_cache.store.schema import FORMAT, JsonObject, StoreSchema, frames_digest
 from tiekd_cache.store.signature import Signed
 from tiekd_cache.store.whole import read_whole, unless_absent
@@ -96,9 +97,10 @@ class DamagedStoreError(StoreError):
 def damaged(path: Path, file: Path, reason: object, frame_id: str | None = None) -> DamagedStoreError:
     """The error for what is not as it was written: what, which file, which frame, and what to do."""
     frame = "" if frame_id is None else f", frame {frame_id}"
-    remedy = f"run `tiekd-cache verify {path}` for all of it, then with --repair, then the same `precompute` again."
-    if objects_of(path) is not None:
-        remedy = f"run `tiekd-cache verify {path}` for all of it, and copy the store there again from a whole one."
+    then = "then with --repair, then the same `precompute`, `push` or `pull` again."
+    if not is_repairable(path):
+        then = "and tell whoever made it, or take another copy: here it can only be read."
+    remedy = f"run `tiekd-cache verify {path}` for all of it, {then}"
     if isinstance(reason, NotAsSigned):
         remedy = "copy the store again from whoever signed it, and do not use this one."
     elif file == path / "zarr.json" or (path / "frame_id") in file.parents:
@@ -131,7 +133,7 @@ def local_path(path: str | Path) -> Path:
         StoreError: it is a URL.
     """
     if "://" in str(path):
-        raise StoreError(f"{path} is a URL: stores are written in folders; name one, then push it there")
+        raise StoreError(f"{path} is a URL: this works on a folder. Name one; `push` brings it to the URL")
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - resolve() would follow links
 
 

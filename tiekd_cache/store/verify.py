@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tiekd_cache.errors import ConfigError, StoreError
+from tiekd_cache.errors import StoreError
 from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import (
     Catalogue,
@@ -25,10 +25,10 @@ from tiekd_cache.store.catalogue import (
 )
 from tiekd_cache.store.chunks import Damage, decode_digests
 from tiekd_cache.store.codec import frame_digest
-from tiekd_cache.store.durable import make_folders, remove_files, write_file
 from tiekd_cache.store.layout import metadata_bytes, same_format
-from tiekd_cache.store.object_path import objects_of, store_path
+from tiekd_cache.store.object_path import store_path
 from tiekd_cache.store.record import DoneRecord, done_shards
+from tiekd_cache.store.repair import remove, require_repairable, write
 from tiekd_cache.store.schema import sha256_of
 from tiekd_cache.store.shard_file import ShardBytes
 from tiekd_cache.store.signature import Trust, signed_by
@@ -58,8 +58,8 @@ class VerifyReport:
         frames_checked: frames that are exactly what was written.
         problems: one line each, with the file: what is damaged.
         notes: what is no damage: frames that are not there yet, files that do not belong.
-        repaired: the problems that were dropped, so that the next precompute makes them again; those that stay need
-            the file from another copy of the store, or a new store.
+        repaired: the problems that were dropped, so that the next `precompute`, `push` or `pull` brings anew what is
+            missing; those that stay need the file from another copy of the store, or a new store.
     """
 
     path: Path
@@ -100,18 +100,18 @@ def verify_store(
     Args:
         path: the store's folder, `.zip` file or URL.
         progress: makes a progress bar; none is shown without it.
-        repair: drop the shards that are wrong, done-record first, and wrong statistics; write Zarr metadata anew.
+        repair: drop the shards that are wrong, done-record first, and wrong statistics; write Zarr metadata anew. In a
+            folder or a bucket.
         threads: that check side by side, each a shard; as many as this process may use cores where None.
         trust: who must have signed it: what is not as they signed it is a problem.
     Raises:
         StoreError: there is no store, or one of a newer format; or a repair cannot be written.
+        ConfigError: a repair of what can only be read.
         TrustError: it is not signed by any of these, or has shards that are not.
     """
     path = store_path(path)
-    if repair and objects_of(path) is not None:
-        raise ConfigError(
-            f"{path} can only be looked at: --repair works on a store in a folder; pull it, or repair that"
-        )
+    if repair:
+        require_repairable(path)
     signed = signed_by(path, trust)
     try:
         catalogue = open_catalogue(path, signed)
@@ -137,7 +137,7 @@ def verify_store(
     for file, problem in _check_statistics(catalogue):
         problems.append(problem)
         if repair:
-            remove_files([file], catalogue.path)
+            remove([file], catalogue.path)
             repaired.append(problem)
     of_images, repaired_images, image_notes = check_images(catalogue, repair)
     problems += of_images
@@ -149,7 +149,7 @@ def verify_store(
 def drop_shard(catalogue: Catalogue, shard: int) -> None:
     """Forget a shard: its done-record goes first, so that no moment leaves a record without its shard."""
     layout = catalogue.layout
-    remove_files((layout.record_file(shard), layout.shard_file(shard), layout.digest_file(shard)), layout.path)
+    remove((layout.record_file(shard), layout.shard_file(shard), layout.digest_file(shard)), layout.path)
 
 
 class _Silent:
@@ -173,8 +173,7 @@ def _check_metadata(catalogue: Catalogue, repair: bool) -> tuple[list[str], list
         except (Damage, ValueError) as error:
             problems.append(f"{file}: {error}")
             if repair:
-                make_folders(file.parent, catalogue.path)
-                write_file(file, metadata_bytes(expected))
+                write(file, metadata_bytes(expected), catalogue.path)
                 repaired.append(problems[-1])
     return problems, repaired
 

@@ -11,9 +11,9 @@ from tiekd_cache.errors import TrustError
 from tiekd_cache.foreign import parse_json
 from tiekd_cache.store.catalogue import Catalogue, DamagedStoreError
 from tiekd_cache.store.chunks import Damage
-from tiekd_cache.store.durable import remove_files
 from tiekd_cache.store.images import ImageCatalogue, decode_image, image_digest, open_images
 from tiekd_cache.store.layout import same_format
+from tiekd_cache.store.repair import remove
 from tiekd_cache.store.shard_file import ShardBytes
 from tiekd_cache.store.whole import read_whole
 
@@ -38,7 +38,7 @@ def check_images(store: Catalogue, repair: bool) -> tuple[list[str], list[str], 
         found = list(_check_shard(images, shard))
         problems += found
         if found and repair:
-            remove_files(_files_of(images, shard), store.path)
+            remove(_files_of(images, shard), store.path)
             repaired += found
     missing = images.layout.num_shards - len(images.done)
     notes = [f"images of {missing} of {images.layout.num_shards} shards are not there yet"] if missing else []
