@@ -61,9 +61,7 @@ def test_parity_with_the_published_student(shared_dir: Path, name: str) -> None:
         np.testing.assert_allclose(values, expected[f"feat{i}_val"], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_less(np.abs(dpm - expected["dpm"]), np.maximum(1e-4 * expected["dpm"], 1e-5))
     averaged = (depth + student.predict(images.flip(-1)).flip(-1)) / 2
-    np.testing.assert_allclose(
-        averaged.flatten()[expected["tta_idx"]].numpy(), expected["tta_val"], rtol=0, atol=1e-3
-    )
+    np.testing.assert_allclose(averaged.flatten()[expected["tta_idx"]].numpy(), expected["tta_val"], rtol=0, atol=1e-3)
 
 
 @pytest.mark.shared

@@ -21,7 +21,7 @@ from tiekd_cache.errors import ConfigError
 from tiekd_cache.foreign import SMALL_BYTES
 from tiekd_cache.store.objects import MissingObject, OversizedObject, RefusedError, RemoteError, check_key, oversized
 from tiekd_cache.store.remote_client import import_obstore, make_client
-from tiekd_cache.store.remote_errors import is_refusal, may_pass, reason_of
+from tiekd_cache.store.remote_errors import is_panic, is_refusal, may_pass, reason_of
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -238,6 +238,13 @@ class RemoteObjects:
                 if late or attempt == ATTEMPTS - 1 or self._given_up or not passing:
                     self._given_up = passing
                     self._give_up(key, error, attempt + 1, time.monotonic() - started)
+            except BaseException as error:
+                if not is_panic(error):
+                    raise
+                raise ConfigError(
+                    f"{self.url}: obstore cannot make a request with these settings. Check the addresses and the"
+                    " credentials in the environment, also for line breaks."
+                ) from None
             time.sleep(pause)
         raise AssertionError("the last attempt has returned or raised")
 

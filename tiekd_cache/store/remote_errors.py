@@ -10,6 +10,11 @@ def _status(error: Exception) -> int | None:
     return int(found[1]) if found else None
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether obstore's own code has failed, which it does at settings that it takes for checked."""
+    return type(error).__name__ == "PanicException"  # pyo3 makes the class, and no module has it
+
+
 def is_refusal(error: Exception) -> bool:
     """Whether an answer was that we have no permission."""
     from obstore import exceptions
