@@ -1,9 +1,9 @@
 """Objects in a bucket (`s3://`, `gs://`, `az://`) or behind a web server (`http://`, `https://`), through obstore.
 
 Every request has a time limit and is made again, with growing pauses, where the server or the line failed; one call
-waits a minute at most for something that does not come. Messages name the URL without credentials and never repeat
-what a server said: that may hold some. obstore's threads do not survive a fork, so that a forked child that would go
-on with it would wait for ever: it gets an error instead.
+waits a minute at most for something that does not come, more only where much goes over a slow line. Messages name the
+URL without credentials and never repeat what a server said: that may hold some. obstore's threads do not survive a
+fork, so that a forked child that would go on with it would wait for ever: it gets an error instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tiekd_cache.errors import ConfigError
 from tiekd_cache.foreign import SMALL_BYTES
 from tiekd_cache.store.objects import MissingObject, OversizedObject, RefusedError, RemoteError, check_key, oversized
 from tiekd_cache.store.remote_client import import_obstore, make_client
-from tiekd_cache.store.remote_errors import is_panic, is_refusal, may_pass, reason_of
+from tiekd_cache.store.remote_errors import is_panic, is_refusal, is_silence, may_pass, reason_of
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -37,6 +37,10 @@ SLOWEST_BYTES_PER_S = 250_000.0
 LAST_START_S = 25.0
 """Seconds after the first request at which another may still start."""
 
+LARGE_PUT_S = LAST_START_S
+"""What may take longer at the slowest rate is first sent within this time only, and not again unless a small request is
+answered: the server may have fallen silent."""
+
 ATTEMPTS = 7
 PAUSE_S = 0.2
 """Before the second request; twice that before the third, and so on: 13 seconds of a server that is down."""
@@ -46,6 +50,10 @@ MOST_LISTED = 1 << 23
 
 _FIRST_PID: list[int] = []
 """The process in which obstore was first used; its threads run there and nowhere else."""
+
+
+class _Silence(RemoteError):
+    """No whole answer in time."""
 
 
 class RemoteObjects:
@@ -75,7 +83,7 @@ class RemoteObjects:
         self._place = place.rstrip("/")
         self._scheme = parts.scheme
         self._clients: dict[tuple[float, bool], Any] = {}
-        self._given_up = False
+        self._given_up = self._slow_line = False
 
     def __reduce__(self) -> tuple[type[RemoteObjects], tuple[str]]:
         return RemoteObjects, (self._place,)
@@ -148,20 +156,41 @@ class RemoteObjects:
         from obstore import exceptions
 
         self._refuse_to_write()
-        client = self._client(_allowed(len(data)), writing=True)
         mode: Literal["create", "overwrite"] = "create" if if_absent else "overwrite"
         requests = itertools.count()
 
-        def request() -> bool:
-            again = next(requests) > 0
-            try:
-                obstore.put(client, key, data, mode=mode, use_multipart=False)
-            except exceptions.AlreadyExistsError:
-                # Where an answer got lost on the way, what is there may be what the request before this one put.
-                return again and self._holds(key, data)
-            return True
+        def put_within(seconds: float) -> bool:
+            client = self._client(seconds, writing=True)
 
-        return self._ask(key, request)
+            def request() -> bool:
+                again = next(requests) > 0
+                try:
+                    obstore.put(client, key, data, mode=mode, use_multipart=False)
+                except exceptions.AlreadyExistsError:
+                    # Where an answer got lost on the way, what is there may be what the request before this one put.
+                    return again and self._holds(key, data)
+                return True
+
+            return self._ask(key, request)
+
+        seconds = _allowed(len(data))
+        if seconds <= LARGE_PUT_S:
+            return put_within(seconds)
+        self._require_answer(key)
+        if not self._slow_line:
+            with contextlib.suppress(_Silence):
+                return put_within(LARGE_PUT_S)
+            self._require_answer(key)
+            self._slow_line = True
+        try:
+            return put_within(seconds)
+        except _Silence:
+            raise RemoteError(
+                f"{self.url}/{key} cannot be written: {len(data) / 1e6:.0f} MB were not taken within {seconds:.0f} s by"
+                " a server that answers small requests. Each shard under way needs"
+                f" {SLOWEST_BYTES_PER_S / 1e6} MB/s: push with --jobs 1, over"
+                " a faster line, or make the store with a smaller --shard-frames."
+            ) from None
 
     def delete(self, key: str) -> None:
         """See Objects."""
@@ -183,6 +212,11 @@ class RemoteObjects:
         if len(data) != length:
             raise ConnectionError
         return bytes(data)
+
+    def _require_answer(self, key: str) -> None:
+        """Raise RemoteError where the server does not answer a small request: then much need not be sent to it."""
+        with contextlib.suppress(MissingObject, RefusedError):
+            self.size(key)
 
     def _holds(self, key: str, data: bytes) -> bool:
         try:
@@ -250,7 +284,7 @@ class RemoteObjects:
 
     def _give_up(self, key: str, error: Exception, attempts: int, seconds: float) -> NoReturn:
         tried = f" ({attempts} requests in {seconds:.0f} s)" if attempts > 1 else ""
-        kind = RefusedError if is_refusal(error) else RemoteError
+        kind = RefusedError if is_refusal(error) else _Silence if is_silence(error) else RemoteError
         raise kind(f"{self.url}/{key} cannot be had: {reason_of(error, self._scheme)}{tried}") from None
 
 

@@ -23,6 +23,12 @@ def is_refusal(error: Exception) -> bool:
     return refused or _status(error) in (401, 403)
 
 
+def is_silence(error: Exception) -> bool:
+    """Whether no whole answer came in time."""
+    text = str(error)
+    return isinstance(error, TimeoutError) or "TimedOut" in text or "kind: Timeout" in text
+
+
 def may_pass(error: Exception) -> bool:
     """Whether the same request may succeed a moment later."""
     from obstore import exceptions
@@ -58,7 +64,7 @@ def reason_of(error: Exception, scheme: str) -> str:
         return "the bucket is in another region. Set AWS_REGION"
     if "169.254.169.254" in text or "metadata.google" in text:
         return f"no credentials are found. {_ACCESS.get(scheme, '')}"
-    if isinstance(error, TimeoutError) or "TimedOut" in text or "kind: Timeout" in text:
+    if is_silence(error):
         return "no whole answer in time. Check the network and the server, then try again"
     if "kind: Connect," in text:
         return "no connection. Check the host's name, the network, and whether the server runs"
