@@ -12,7 +12,7 @@ from remote_helpers import check_error, failing_bucket
 from servers import FaultServer
 
 from tiekd_cache.store import remote
-from tiekd_cache.store.objects import RefusedError, RemoteError, open_objects
+from tiekd_cache.store.objects import Objects, RefusedError, RemoteError, open_objects
 
 pytest.importorskip("obstore")
 
@@ -46,10 +46,13 @@ def test_a_fault_that_passes_changes_nothing(server: FaultServer, kind: Any, tim
 def test_a_fault_that_stays_is_one_error(server: FaultServer, kind: Any) -> None:
     objects = open_objects(URL)
     server.fail("*", kind)
+    said = []
     for act in (lambda: objects.put("done/0", b"x"), objects.list, lambda: objects.delete("done/0")):
         with pytest.raises(RefusedError if kind == "403" else RemoteError) as caught:
             act()
         check_error(str(caught.value), URL)
+        said.append(str(caught.value).partition(" cannot be ")[2].partition(":")[0])
+    assert said == ["written", "listed", "removed"]
 
 
 @pytest.fixture
@@ -61,6 +64,14 @@ def impatient(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServ
     return server
 
 
+def opened(server: FaultServer) -> Objects:
+    """The place in the bucket, which has answered before."""
+    objects = open_objects(URL)
+    assert objects.list() == []
+    server.requests.clear()
+    return objects
+
+
 def methods(server: FaultServer) -> list[str]:
     """What was asked of the server since the last call."""
     asked = [method for method, _, _ in server.requests]
@@ -69,7 +80,7 @@ def methods(server: FaultServer) -> list[str]:
 
 
 def test_much_is_not_sent_to_a_server_that_does_not_answer(impatient: FaultServer) -> None:
-    objects = open_objects(URL)
+    objects = opened(impatient)
     impatient.fail("*", "never")
     with pytest.raises(RemoteError, match="no whole answer in time"):
         objects.put("shard", b"x")
@@ -77,7 +88,7 @@ def test_much_is_not_sent_to_a_server_that_does_not_answer(impatient: FaultServe
 
 
 def test_much_is_not_sent_again_to_a_server_that_fell_silent(impatient: FaultServer) -> None:
-    objects = open_objects(URL)
+    objects = opened(impatient)
     impatient.fail("*", "never", after=1)
     with pytest.raises(RemoteError, match="no whole answer in time"):
         objects.put("shard", b"x")
@@ -85,7 +96,7 @@ def test_much_is_not_sent_again_to_a_server_that_fell_silent(impatient: FaultSer
 
 
 def test_a_server_that_answers_meanwhile_is_given_the_time_that_a_slow_line_takes(impatient: FaultServer) -> None:
-    objects = open_objects(URL)
+    objects = opened(impatient)
     impatient.fail("*", "never", times=1, method="PUT")
     assert objects.put("shard", b"x", if_absent=True)
     assert methods(impatient) == ["HEAD", "PUT", "HEAD", "PUT"]
@@ -100,7 +111,7 @@ def test_a_server_that_answers_meanwhile_is_given_the_time_that_a_slow_line_take
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_silent_server_is_one_error_within_a_minute(tmp_path: Path, after: int) -> None:
     with failing_bucket(tmp_path) as server:
-        objects = open_objects(URL)
+        objects = opened(server)
         server.fail("*", "never", after=after)
         started = time.monotonic()
         with pytest.raises(RemoteError, match="no whole answer in time"):

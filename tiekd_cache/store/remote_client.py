@@ -16,6 +16,12 @@ from tiekd_cache.foreign import shown
 _SERVER_URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _ENDPOINTS = ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _IN_HEADERS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION")
+_MISSING = {
+    "Missing SecretAccessKey": "AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY.",
+    "Missing AccessKeyId": "AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID.",
+    "ccount": "It does not know the account: set AZURE_STORAGE_ACCOUNT_NAME.",
+}
+"""What obstore says of settings that it cannot go on with, and what that means."""
 _AWS_SOURCES = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 
 
@@ -62,7 +68,7 @@ def make_client(place: str, url: str, seconds: float, silence: float) -> Any:
         kinds: dict[str, Any] = {"gs": store.GCSStore, "az": store.AzureStore}
         return kinds.get(scheme, store.HTTPStore).from_url(place, **limits)
     except (BaseError, ValueError, OSError) as error:
-        missing = " It does not know the account: set AZURE_STORAGE_ACCOUNT_NAME." if "ccount" in str(error) else ""
+        missing = next((f" {hint}" for name, hint in _MISSING.items() if name in str(error)), "")
         raise ConfigError(
             f"{url} cannot be opened with the settings in the environment ({type(error).__name__}).{missing} Check"
             " them, and the URL."
