@@ -9,6 +9,9 @@ from types import FrameType, TracebackType
 INTERRUPTED = 130
 """What a process ends with that was asked to stop: 128 + SIGINT, as shells count."""
 
+INTERRUPTED_NOTE = "Interrupted. What was finished is kept; the same command goes on from there."
+"""What it says then, unless its stage knows better."""
+
 
 class StopRequest:
     """While entered, the first SIGINT or SIGTERM only sets `requested`; the second one interrupts at once.

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from tiekd_cache.errors import SharedError, TiekdError, one_line
-from tiekd_cache.interrupt import INTERRUPTED
+from tiekd_cache.interrupt import INTERRUPTED, INTERRUPTED_NOTE
 from tiekd_cache.launch import Launch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -32,7 +32,7 @@ class ErrorsInOneLine(click.Group):
                 click.echo(f"Error (process {rank}): {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            note("Interrupted. What was finished is kept; the same command goes on from there.")
+            note(INTERRUPTED_NOTE)
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             sys.exit(1)
