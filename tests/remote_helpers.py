@@ -26,6 +26,17 @@ def bucket_of(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def failing_bucket(folder: Path) -> Iterator[FaultServer]:
+    """A server that fails as it is told, with the empty bucket `s3://bucket`; the environment reaches it."""
+    (folder / "bucket").mkdir()
+    with FaultServer(folder) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", server.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test-key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+        yield server
+
+
+@contextmanager
 def failing(folder: Path, part: str, fault: dict[str, Any]) -> Iterator[str]:
     """URL of the store `a.zarr` behind a server that fails so for files whose path matches `part`."""
     with FaultServer(folder) as server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import html
 import http.client
 import importlib.util
 import os
@@ -32,7 +33,9 @@ STARTS_WITHIN_S = 60
 SOON_S = 0.05
 HUGE = 10**10
 
-Kind = Literal["404", "403", "500", "503", "less", "short", "reset", "never", "slow", "no range", "huge", "endless"]
+Kind = Literal[
+    "404", "403", "500", "503", "less", "short", "reset", "lost", "never", "slow", "no range", "huge", "endless"
+]
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,14 @@ class Fault:
     Attributes:
         pattern: of paths below the server's folder, as in a shell; `*` includes slashes.
         kind: a status; "less" = half of the body as if it were whole; "short" = the connection closes after half;
-            "reset" = it breaks before the answer; "never" = no answer; "slow" = `rate` bytes a second;
+            "reset" = it breaks before the answer; "lost" = it breaks after what was asked for is done; "never" = no
+            answer; "slow" = `rate` bytes a second;
             "no range" = the whole file, with status 200; "huge" = it declares HUGE bytes and sends on until nobody
             listens; "endless" = the same, but declares the right length.
         after: requests for such files that are answered well first.
         times: requests that fail then; None = all.
         rate: bytes a second of "slow".
+        method: of the requests: GET, HEAD, PUT, DELETE, or LIST for a bucket's listing; "*" = all.
     """
 
     pattern: str
@@ -158,11 +163,12 @@ class Fault:
     after: int = 0
     times: int | None = None
     rate: float = 100.0
+    method: str = "*"
     seen: int = 0
 
-    def hits(self, path: str) -> bool:
+    def hits(self, method: str, path: str) -> bool:
         """Whether it happens to this request; counts it."""
-        if not fnmatch.fnmatchcase(path, self.pattern):
+        if self.method not in ("*", method) or not fnmatch.fnmatchcase(path, self.pattern):
             return False
         self.seen += 1
         return self.seen > self.after and (self.times is None or self.seen <= self.after + self.times)
@@ -170,6 +176,8 @@ class Fault:
 
 class FaultServer:
     """HTTP/1.1 with Range and connections that stay, over a folder, in threads that end with the `with` block.
+
+    Its folders are buckets, too: of S3 it knows PUT, `If-None-Match: *`, deleting several, and listing in one piece.
 
     Attributes:
         url: as of `Server`.
@@ -201,7 +209,7 @@ class FaultServer:
         """Note a request; what happens to it."""
         with self._lock:
             self.requests.append((method, path, wanted))
-            return next((fault for fault in self._faults if fault.hits(path)), None)
+            return next((fault for fault in self._faults if fault.hits(method, path)), None)
 
     def __enter__(self) -> FaultServer:
         self._server = _Listener(self)
@@ -274,20 +282,67 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(whole_body=True)
 
+    def do_PUT(self) -> None:
+        self._answer(whole_body=True)
+
+    def do_POST(self) -> None:
+        self._answer(whole_body=True)
+
     def _answer(self, whole_body: bool) -> None:
         owner = self.server.owner
-        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).lstrip("/")
+        parts = urllib.parse.urlsplit(self.path)
+        path = urllib.parse.unquote(parts.path).strip("/")
+        asked = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+        method = "LIST" if "list-type" in asked else "DELETE" if "delete" in asked else self.command
         wanted = self.headers.get("Range", "")
-        fault = owner.take(self.command, path, wanted)
+        fault = owner.take(method, path, wanted)
         kind = fault.kind if fault else ""
         if kind == "never":
             owner.ending.wait()
         if kind in ("never", "reset"):
             self._break()
-        elif kind.isdigit():
+            return
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if kind.isdigit():
             self._send(int(kind), b"", {}, whole_body)
+        elif method == "LIST":
+            self._send_listing(owner.folder / path, asked.get("prefix", ""))
+        elif method in ("PUT", "DELETE"):
+            status, said = self._change(owner.folder / path, sent)
+            if kind == "lost":
+                self._break()
+            else:
+                self._send(status, said, {"ETag": '"written"'}, whole_body)
         else:
             self._send_file(owner.folder / path, wanted, fault, whole_body)
+
+    def _change(self, file: Path, sent: bytes) -> tuple[int, bytes]:
+        """Write a file, or remove those that a request to a bucket names; the status and body that say so."""
+        if self.command == "POST":
+            keys = re.findall("<Key>.*?</Key>", sent.decode())
+            for key in keys:
+                (file / html.unescape(key[5:-6])).unlink(missing_ok=True)
+            deleted = "".join(f"<Deleted>{key}</Deleted>" for key in keys)
+            return 200, f"<DeleteResult>{deleted}</DeleteResult>".encode()
+        if self.headers.get("If-None-Match") == "*" and file.exists():
+            return 412, b""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(sent)
+        return 200, b""
+
+    def _send_listing(self, bucket: Path, prefix: str) -> None:
+        if not bucket.is_dir():
+            self._send(404, b"", {}, True)
+            return
+        keys = {path.relative_to(bucket).as_posix(): path for path in bucket.rglob("*") if path.is_file()}
+        entries = "".join(
+            f"<Contents><Key>{html.escape(key)}</Key><Size>{keys[key].stat().st_size}</Size>"
+            "<LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+            for key in sorted(keys)
+            if key.startswith(prefix)
+        )
+        text = f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
+        self._send(200, text.encode(), {"Content-Type": "application/xml"}, True)
 
     def _send_file(self, file: Path, wanted: str, fault: Fault | None, whole_body: bool) -> None:
         if not file.is_file() or not file.resolve().is_relative_to(self.server.owner.folder.resolve()):

@@ -197,6 +197,39 @@ def test_urls_stay_text() -> None:
     assert not is_remote("http")
 
 
+def test_a_scheme_in_capitals_is_the_same_and_file_is_a_folder(folder: Path) -> None:
+    assert store_place("S3://bucket/A.zarr") == "s3://bucket/A.zarr"
+    assert is_remote("HTTPS://example.org/a.zarr")
+    assert store_place("FILE:///data/a.zarr") == Path("/data/a.zarr")
+    for command in ("info", "verify"):
+        result = CliRunner().invoke(main, [command, f"file://{folder}", "--json"])
+        assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["precompute", "--teacher", "no such teacher", "--store", "URL"],
+        ["precompute", "--teacher", "no such teacher", "--catalogue", "URL"],
+        ["import", "maps", "--teacher", "mine", "--store", "URL"],
+        ["distill", "--student", "resnet18", "--store", "URL"],
+        ["list", "URL"],
+        ["info", "URL"],
+        ["run", "recipe.toml", "--set", "teacher.store=URL"],
+    ],
+)
+def test_a_url_of_another_kind_is_refused_before_any_work(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").touch()
+    result = CliRunner().invoke(main, [word.replace("URL", "hdfs://team/a.zarr") for word in command])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.stderr
+    assert "hdfs:// is no place for a store" in result.stderr
+    assert "s3://, gs://, az://, http://, https://" in result.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["recipe.toml"]
+
+
 def test_the_profile_in_aws_files_is_used_where_the_environment_has_no_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

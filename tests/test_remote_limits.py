@@ -80,7 +80,7 @@ PARTS = (
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("kind", ["huge", "endless"])
+@pytest.mark.parametrize("kind", ["huge", pytest.param("endless", marks=pytest.mark.slow)])
 def test_every_reader_of_a_store_stops(server: FaultServer, tmp_path: Path, part: str, kind: Any) -> None:
     file = server.folder / "a.zarr" / part
     file.parent.mkdir(exist_ok=True)

@@ -76,6 +76,10 @@ class TeacherSection:
     align: str | None = None
     further_stores: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for place in (self.store or "", *self.further_stores):
+            store_place(place)  # raises ConfigError here, and not when the teacher is loaded
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -187,11 +187,12 @@ def named_store(text: str) -> str | Path:
 
 def new_store(text: str) -> Path:
     """The type of options that name a store to write; raises click.BadParameter for a URL."""
-    from tiekd_cache.store.objects import is_remote
+    from tiekd_cache.store.objects import store_place
 
-    if is_remote(text):
+    place = store_place(text)
+    if isinstance(place, str):
         raise click.BadParameter("stores are made in folders: name one, and push it to the URL when it is finished.")
-    return Path(text)
+    return place
 
 
 def store_to_write(text: str) -> str | Path:
@@ -199,13 +200,14 @@ def store_to_write(text: str) -> str | Path:
 
     Raises click.BadParameter for what can only be read.
     """
-    from tiekd_cache.store.objects import is_remote
+    from tiekd_cache.store.objects import store_place
 
-    if text.startswith(("http://", "https://")):
+    place = store_place(text)
+    if isinstance(place, str) and place.startswith("http"):
         raise click.BadParameter("a web server only shows stores: name a folder or a bucket (s3://, gs://, az://).")
     if text.lower().endswith(".zip") and not Path(text).is_dir():
         raise click.BadParameter("a zip file can only be read: name a folder or a bucket (s3://, gs://, az://).")
-    return text if is_remote(text) else Path(text)
+    return place
 
 
 def parse_size(text: str) -> tuple[int, int]:

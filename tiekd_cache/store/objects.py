@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tiekd_cache.errors import ConfigError, StoreError
-from tiekd_cache.foreign import SMALL_BYTES, open_regular, read_file
+from tiekd_cache.foreign import SMALL_BYTES, open_regular, read_file, shown
 from tiekd_cache.store.durable import check_inside, clear_errors, create_file, make_folders, remove_file, write_file
 from tiekd_cache.whole_file import is_partial
 
@@ -91,18 +91,14 @@ def open_objects(place: str | Path) -> Objects:
     Raises:
         ConfigError: no such kind of place.
     """
-    scheme, separator, rest = str(place).partition("://")
-    if separator and scheme in REMOTE_SCHEMES:
-        if rest.lower().endswith(".zip"):
+    found = store_place(place)
+    if isinstance(found, str):
+        if found.lower().endswith(".zip"):
             raise ConfigError("A zip file is read from the disk only: download it, or name the URL of a store's folder")
         from tiekd_cache.store.remote import RemoteObjects
 
-        return RemoteObjects(str(place))
-    if separator and scheme != "file":
-        raise ConfigError(
-            f"{scheme}:// is no place for a store. Name a folder, a .zip file, or {', '.join(REMOTE_SCHEMES)}://…"
-        )
-    path = Path(rest if separator else place).expanduser()
+        return RemoteObjects(found)
+    path = found.expanduser()
     if path.suffix.lower() == ".zip" and not path.is_dir():
         from tiekd_cache.store.zip_objects import ZipObjects
 
@@ -112,12 +108,27 @@ def open_objects(place: str | Path) -> Objects:
 
 def is_remote(place: str | Path) -> bool:
     """Whether a place is read over the network: then it is no path, and processes that read it must not be forked."""
-    return str(place).partition("://")[0] in REMOTE_SCHEMES and "://" in str(place)
+    scheme, separator, _ = str(place).partition("://")
+    return bool(separator) and scheme.lower() in REMOTE_SCHEMES
 
 
-def store_place(text: str) -> str | Path:
-    """The place that a user or a record names: a URL stays text, which a Path would break."""
-    return text if is_remote(text) else Path(text)
+def store_place(place: str | Path) -> str | Path:
+    """The place that a user or a record names: a URL as text, its scheme in small letters; a folder or file as a Path.
+
+    Raises:
+        ConfigError: it is a URL of another kind, which would else be made a folder of that name.
+    """
+    scheme, separator, rest = str(place).partition("://")
+    if not separator:
+        return Path(place)
+    if is_remote(place):
+        return f"{scheme.lower()}://{rest}"
+    if scheme.lower() == "file":
+        return Path(rest)
+    raise ConfigError(
+        f"{shown(scheme)}:// is no place for a store. Name a folder, a .zip file, or one of"
+        f" {', '.join(f'{known}://' for known in REMOTE_SCHEMES)}"
+    )
 
 
 def check_key(key: str) -> str:

@@ -1,9 +1,9 @@
 """Objects in a bucket (`s3://`, `gs://`, `az://`) or behind a web server (`http://`, `https://`), through obstore.
 
 Every request has a time limit and is made again, with growing pauses, where the server or the line failed; one call
-waits a minute at most for something that does not come. Messages name the URL without credentials and never repeat
-what a server said: that may hold some. obstore's threads do not survive a fork, so that a forked child that would go
-on with it would wait for ever: it gets an error instead.
+waits a minute at most for something that does not come, more only where much goes over a slow line. Messages name the
+URL without credentials and never repeat what a server said: that may hold some. obstore's threads do not survive a
+fork, so that a forked child that would go on with it would wait for ever: it gets an error instead.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from tiekd_cache.errors import ConfigError
 from tiekd_cache.foreign import SMALL_BYTES
 from tiekd_cache.store.objects import MissingObject, OversizedObject, RefusedError, RemoteError, check_key, oversized
 from tiekd_cache.store.remote_client import import_obstore, make_client
-from tiekd_cache.store.remote_errors import is_refusal, may_pass, reason_of
+from tiekd_cache.store.remote_errors import Silence, error_for, is_missing_bucket, is_panic, may_pass, slow_line
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -36,6 +36,10 @@ SLOWEST_BYTES_PER_S = 250_000.0
 
 LAST_START_S = 25.0
 """Seconds after the first request at which another may still start."""
+
+LARGE_PUT_S = LAST_START_S
+"""What may take longer at the slowest rate is first sent within this time only, and not again unless a small request is
+answered: the server may have fallen silent."""
 
 ATTEMPTS = 7
 PAUSE_S = 0.2
@@ -64,8 +68,9 @@ class RemoteObjects:
             parts = urlsplit(place)
             host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
         except ValueError:
-            raise ConfigError(f"{_shown(place)} is no URL that can be read: name SCHEME://HOST/FOLDER") from None
-        self.url = f"{parts.scheme}://{host}{port}{parts.path}".rstrip("/")
+            scheme = place.partition("://")[0]
+            raise ConfigError(f"{scheme}://… is no URL that can be read: name SCHEME://HOST/FOLDER") from None
+        self.url = f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
         if not host or parts.query or parts.fragment:
             raise ConfigError(
                 f"{self.url}: the URL of a store is that of a folder, SCHEME://HOST/FOLDER, without ? and #. Where"
@@ -75,7 +80,7 @@ class RemoteObjects:
         self._place = place.rstrip("/")
         self._scheme = parts.scheme
         self._clients: dict[tuple[float, bool], Any] = {}
-        self._given_up = False
+        self._given_up = self._slow_line = self._bucket_is_there = False
 
     def __reduce__(self) -> tuple[type[RemoteObjects], tuple[str]]:
         return RemoteObjects, (self._place,)
@@ -140,7 +145,7 @@ class RemoteObjects:
                     raise RemoteError(f"{self.url}/{folder} lists more than {MOST_LISTED} objects: name a folder in it")
             return sorted(found)
 
-        return self._ask(folder, request)
+        return self._ask(folder, request, "listed")
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """See Objects."""
@@ -148,20 +153,36 @@ class RemoteObjects:
         from obstore import exceptions
 
         self._refuse_to_write()
-        client = self._client(_allowed(len(data)), writing=True)
         mode: Literal["create", "overwrite"] = "create" if if_absent else "overwrite"
         requests = itertools.count()
 
-        def request() -> bool:
-            again = next(requests) > 0
-            try:
-                obstore.put(client, key, data, mode=mode, use_multipart=False)
-            except exceptions.AlreadyExistsError:
-                # Where an answer got lost on the way, what is there may be what the request before this one put.
-                return again and self._holds(key, data)
-            return True
+        def put_within(seconds: float) -> bool:
+            client = self._client(seconds, writing=True)
 
-        return self._ask(key, request)
+            def request() -> bool:
+                again = next(requests) > 0
+                try:
+                    obstore.put(client, key, data, mode=mode, use_multipart=False)
+                except exceptions.AlreadyExistsError:
+                    # Where an answer got lost on the way, what is there may be what the request before this one put.
+                    return again and self._holds(key, data)
+                return True
+
+            return self._ask(key, request, "written")
+
+        seconds = _allowed(len(data))
+        if seconds <= LARGE_PUT_S:
+            return put_within(seconds)
+        self._require_answer(key)
+        if not self._slow_line:
+            with contextlib.suppress(Silence):
+                return put_within(LARGE_PUT_S)
+            self._require_answer(key)
+            self._slow_line = True
+        try:
+            return put_within(seconds)
+        except Silence:
+            raise slow_line(f"{self.url}/{key}", len(data), seconds, SLOWEST_BYTES_PER_S) from None
 
     def delete(self, key: str) -> None:
         """See Objects."""
@@ -169,7 +190,8 @@ class RemoteObjects:
 
         self._refuse_to_write()
         with contextlib.suppress(MissingObject):
-            self._ask(key, lambda: obstore.delete(self._client(_allowed(0), writing=True), key))
+            client = self._client(_allowed(0), writing=True)
+            self._ask(key, lambda: obstore.delete(client, key), "removed")
 
     def _receive(self, key: str, result: Any, length: int) -> bytes:
         """The body of an answer, which has `length` bytes; memory is taken for no more."""
@@ -183,6 +205,11 @@ class RemoteObjects:
         if len(data) != length:
             raise ConnectionError
         return bytes(data)
+
+    def _require_answer(self, key: str) -> None:
+        """Raise RemoteError where the server does not answer a small request: then much need not be sent to it."""
+        with contextlib.suppress(MissingObject, RefusedError):
+            self.size(key)
 
     def _holds(self, key: str, data: bytes) -> bool:
         try:
@@ -212,8 +239,8 @@ class RemoteObjects:
             self._clients[seconds, writing] = make_client(self._place, self.url, seconds, silence)
         return self._clients[seconds, writing]
 
-    def _ask(self, key: str, request: Callable[[], T]) -> T:
-        """The answer to a request that is made again until it comes, or no hope is left.
+    def _ask(self, key: str, request: Callable[[], T], done: str = "read") -> T:
+        """The answer to a request that is made again until it comes, or no hope is left; `done` is what it is for.
 
         A server that was given up is asked once at a time until it answers again: whoever tidies up after the error
         does not wait as long for each of its requests.
@@ -226,10 +253,11 @@ class RemoteObjects:
         for attempt in range(ATTEMPTS):
             try:
                 answer = request()
-                self._given_up = False
+                self._given_up, self._bucket_is_there = False, True
                 return answer
             except FileNotFoundError:
                 self._given_up = False
+                self._require_bucket()
                 raise MissingObject(f"There is no {self.url}/{key}") from None
             except (BaseError, OSError, ValueError) as error:
                 pause = PAUSE_S * 2**attempt * random.uniform(0.75, 1.25)
@@ -237,18 +265,30 @@ class RemoteObjects:
                 passing = may_pass(error)
                 if late or attempt == ATTEMPTS - 1 or self._given_up or not passing:
                     self._given_up = passing
-                    self._give_up(key, error, attempt + 1, time.monotonic() - started)
+                    where, seconds = f"{self.url}/{key}".rstrip("/"), time.monotonic() - started
+                    raise error_for(error, where, done, self._scheme, attempt + 1, seconds) from None
+            except BaseException as error:
+                if not is_panic(error):
+                    raise
+                raise ConfigError(
+                    f"{self.url}: obstore cannot make a request with these settings. Check the addresses and the"
+                    " credentials in the environment, also for line breaks."
+                ) from None
             time.sleep(pause)
         raise AssertionError("the last attempt has returned or raised")
 
-    def _give_up(self, key: str, error: Exception, attempts: int, seconds: float) -> NoReturn:
-        tried = f" ({attempts} requests in {seconds:.0f} s)" if attempts > 1 else ""
-        kind = RefusedError if is_refusal(error) else RemoteError
-        raise kind(f"{self.url}/{key} cannot be had: {reason_of(error, self._scheme)}{tried}") from None
+    def _require_bucket(self) -> None:
+        """Raise RemoteError where it is the bucket that is missing; a request for an object does not tell."""
+        import obstore
+        from obstore.exceptions import BaseError
 
-
-def _shown(place: str) -> str:
-    return place.partition("://")[0] + "://…"
+        if not self._bucket_is_there and self._scheme not in ("http", "https"):
+            try:
+                next(iter(obstore.list(self._client(_allowed(0)), chunk_size=1)), None)
+            except (BaseError, OSError) as error:
+                if is_missing_bucket(error):
+                    raise error_for(error, self.url, "read", self._scheme) from None
+            self._bucket_is_there = True  # or it cannot be told: asked once
 
 
 def _allowed(length: int) -> float:

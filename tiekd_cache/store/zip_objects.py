@@ -44,7 +44,10 @@ class ZipObjects:
                 entries = [entry for entry in opened.infolist() if not entry.is_dir()]
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise MissingObject(f"There is no {self._path}") from error
+            raise MissingObject(
+                f"There is no file {self._path}. A store in a .zip file can only be read: name one that is there, or"
+                " a folder, which may be made."
+            ) from error
         except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, IndexError, struct.error) as error:
             raise RemoteError(
                 f"{self._path} is no zip file that can be read ({error}): it may be truncated, copy it again"
