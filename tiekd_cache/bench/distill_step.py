@@ -70,29 +70,20 @@ class OnlineTeacher:
     Args:
         teacher: any; asked without flip averaging, which would cost it twice.
         source: the frames.
-        batch_size: frames that it is asked about together, where `prefetch` names them.
+        batch_size: frames that it is asked about together.
     """
+
+    over_network = False
 
     def __init__(self, teacher: Teacher, source: FrameSource, batch_size: int = 1) -> None:
         self._teacher, self._source = teacher, source
         self._config = PrecomputeConfig(flip_average=False, batch_size=batch_size)
-        self._said: dict[str, DepthMap] = {}
         self.schema = build_schema(teacher, source, source.frame_ids, [], self._config)
 
-    def prefetch(self, frame_ids: Sequence[str]) -> None:
-        """Ask about these frames together; what was said before is forgotten."""
+    def read(self, frame_ids: Sequence[str], *, threads: int = 1, out: DepthMap | None = None) -> DepthMap:
+        """[n,H,W] float32 metres, as `ResponseStore.read`; `threads` is of no effect."""
         native = answer_frames(self._teacher, self._source, list(frame_ids), self._config)
-        self._said = {frame_id: self._at_image_size(depth) for frame_id, depth in zip(frame_ids, native, strict=True)}
-
-    def read(self, frame_ids: Sequence[str], *, out: DepthMap | None = None) -> DepthMap:
-        """[n,H,W] float32 metres, as `ResponseStore.read`."""
-        if any(frame_id not in self._said for frame_id in frame_ids):
-            self.prefetch(frame_ids)
-        depth = np.stack([self._said[frame_id] for frame_id in frame_ids])
-        if out is None:
-            return depth
-        out[...] = depth
-        return out
+        return np.stack([self._at_image_size(depth) for depth in native], out=out)
 
     def _at_image_size(self, native: DepthMap) -> DepthMap:
         resize = self.schema.depth["resize"]
@@ -145,11 +136,9 @@ def measure_step(
     chosen = resolve_device(device)
     source = KittiFrames.open(kitti, None, purpose="train")
     parts = build_parts(config, source, [open_store(store)], chosen)
-    online = None
     if way == ONLINE:
         loaded = load_teacher(teacher, weights="random:0", device=device)
-        online = OnlineTeacher(loaded, source, config.train.batch_size)
-        parts.dataset.stores = [online]  # type: ignore[list-item]
+        parts.dataset.stores = [OnlineTeacher(loaded, source, config.train.batch_size)]  # type: ignore[list-item]
     elif way == RELEASED:
         use_released_formulas(parts)
     parts.student.train()
@@ -157,10 +146,7 @@ def measure_step(
     taken: list[float] = []
 
     def step() -> None:
-        positions = next(order)
-        if online is not None:
-            online.prefetch([source.frame_ids[index] for _, index in positions])
-        batch = parts.dataset.__getitems__(positions).to(chosen)
+        batch = parts.dataset.__getitems__(next(order)).to(chosen)
         training_step(parts, [batch], len(taken) + 1, config.optimiser.grad_clip, Ranks(device=chosen))
 
     with peak_memory(chosen) as peak:
