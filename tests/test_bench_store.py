@@ -75,6 +75,7 @@ def test_the_bytes_counted_are_those_of_files_on_the_disk(tmp_path: Path) -> Non
     assert shard.stat().st_size == chunks + 16 * 64 + 4, "chunks, then the index of 64 frames with its checksum"
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_or_json_and_draws(tmp_path: Path) -> None:
     np.savez(tmp_path / "maps.npz", full=make_maps(SIZE, 1)[0].native, small=make_maps(SIZE, 1)[1].native[0])
     options = ["--maps", str(tmp_path / "maps.npz"), "--image-size", "64x96", "--repeats", "1"]

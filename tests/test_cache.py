@@ -8,6 +8,7 @@ import pickle
 import shutil
 import signal
 import stat
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from tiekd_cache.errors import ConfigError, FrameNotFoundError, StoreError
 from tiekd_cache.precompute import PrecomputeConfig, precompute
 from tiekd_cache.store import ResponseStore, cache_room, open_store
 from tiekd_cache.store.cache import CachedObjects
+from tiekd_cache.store.cache_files import OpenShard
 from tiekd_cache.store.cache_room import PROTECTED_S, Held, Room, to_remove
 from tiekd_cache.store.images import has_images
 from tiekd_cache.store.objects import FolderObjects, MissingObject, RemoteError
@@ -150,6 +152,46 @@ def test_a_damaged_file_of_the_cache_is_fetched_again(far: DistantObjects, made:
     check_all(through(far), made)
     assert [far.count("get", key) for key in SHARDS] == [0, 1, 0]
     assert file.read_bytes() == data
+
+
+def test_a_file_that_another_thread_drops_while_it_is_opened_is_not_read(
+    far: DistantObjects, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_all(through(far), made)
+    file = home(far) / SHARDS[1]
+    file.write_bytes(flip(file.read_bytes(), -5))
+    objects = CachedObjects(far, far.folder.parent / "cache", PLENTY)
+    dropped: list[bool] = []
+
+    def touch_and_drop(self: OpenShard) -> bool:
+        if file.exists() and self.is_at(file) and not dropped:
+            dropped.append(objects.drop(SHARDS[1]))
+        return touch(self)
+
+    touch = OpenShard.touch
+    monkeypatch.setattr(OpenShard, "touch", touch_and_drop)
+    assert np.array_equal(open_store(objects).read(FRAMES), open_store(made).read(FRAMES))
+    assert dropped == [True]
+
+
+def test_who_is_told_that_a_file_was_dropped_finds_it_gone(
+    far: DistantObjects, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_all(through(far), made)
+    file, objects = home(far) / SHARDS[1], CachedObjects(far, far.folder.parent / "cache", PLENTY)
+    found: list[bool] = []
+    other = threading.Thread(target=lambda: found.append(objects.drop(SHARDS[1]) and file.exists()))
+
+    def unlink_late(self: Path, missing_ok: bool = False) -> None:
+        other.start()
+        other.join(0.2)  # it must not come back before the file is gone
+        unlink(self, missing_ok)
+
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", unlink_late)
+    assert objects.drop(SHARDS[1])
+    other.join()
+    assert found == [False]
 
 
 def test_small_files_of_the_cache_are_checked_too(far: DistantObjects, made: Path) -> None:

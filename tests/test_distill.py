@@ -148,6 +148,7 @@ def test_lines_after_the_last_checkpoint_are_written_anew(store: ResponseStore, 
     assert train(store, tmp_path / "run", resume=True) == whole
 
 
+@pytest.mark.slow
 def test_save_every(store: ResponseStore, tmp_path: Path) -> None:
     class Boom(StopAfter):
         def update(self, count: int = 1) -> None:

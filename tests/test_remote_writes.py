@@ -90,6 +90,7 @@ def test_much_is_not_sent_to_a_server_that_does_not_answer(
     assert methods(impatient) == ["HEAD"]
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_meanwhile_is_given_the_time_that_a_slow_line_takes(impatient: FaultServer) -> None:
     objects = opened(impatient)
     impatient.fail("*", "never", times=1, method="PUT")

@@ -94,6 +94,7 @@ def test_another_store_only_when_told_and_it_is_recorded(store: ResponseStore, t
     assert RunFolder(tmp_path / "run").run() == {**run, "finished": True}
 
 
+@pytest.mark.slow
 def test_a_finished_run_keeps_its_pictures(store: ResponseStore, tmp_path: Path) -> None:
     path, source = tmp_path / "run", MemoryFrames(6)
     run_distill(with_train(steps=1), source, [store.info.path], path, device="cpu")

@@ -87,6 +87,7 @@ def test_ground_truth_that_is_not_asked_for_is_zero(stores: list[ResponseStore])
     assert not gt_depth.any()
 
 
+@pytest.mark.slow
 def test_only_frames_that_every_store_answers(stores: list[ResponseStore], tmp_path: Path) -> None:
     fewer = FRAMES.subset(FRAMES.frame_ids[2:])
     precompute(FormulaTeacher(gain=1.1), fewer, tmp_path / "c.zarr", PrecomputeConfig())

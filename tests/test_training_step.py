@@ -48,6 +48,7 @@ def step_of(parts: TrainingParts, samples: list[Sample], *, still: bool = False,
     return training_step(parts, batches, step, 35.0, Ranks())[0]
 
 
+@pytest.mark.slow
 def test_a_divided_batch_gives_the_step_of_the_whole_one(store: ResponseStore) -> None:
     whole, divided = parts_of(store), parts_of(store, accumulate=4)
     samples = [whole.dataset[0, i] for i in range(4)]

@@ -135,7 +135,7 @@ def test_without_tensorboard_one_line_says_what_to_install(
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pt", marks=pytest.mark.slow)])
 def test_a_student_is_exported_by_itself(store: ResponseStore, tmp_path: Path, suffix: str) -> None:
     run(store, tmp_path / "run", steps=1, validate_frames=0, channels_last=True)
     target = tmp_path / f"student{suffix}"

@@ -46,6 +46,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "share"
 
 
+@pytest.mark.slow
 def test_readers_ask_to_write_nothing(folder: Path) -> None:
     before = state_of(folder)
 

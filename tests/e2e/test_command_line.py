@@ -150,7 +150,11 @@ def interrupt_at(step: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("times", "last_step", "said"), [(1, 3, "Stopped after step 3 of 4, which is saved."), (2, 1, "Interrupted.")]
+    ("times", "last_step", "said"),
+    [
+        (1, 3, "Stopped after step 3 of 4, which is saved."),
+        pytest.param(2, 1, "Interrupted.", marks=pytest.mark.slow),
+    ],
 )
 def test_ctrl_c_in_training_ends_with_130_and_the_command_that_goes_on(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, last_step: int, said: str

@@ -32,6 +32,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_pictures_of_any_size_get_depth_of_their_size(pictures: Path) -> None:
     command = ["precompute", "--teacher", "bts-resnet50", "--weights", "random:0", "--images", "photos/**/*.png"]
     said = succeed(*command, "--store", "p.zarr", "--device", "cpu", "--json", cwd=pictures)

@@ -103,7 +103,9 @@ def test_damaged_and_unsafe_folders_of_a_model(home: Path, model: Path) -> None:
     assert "No folder ./absent" in only_line(home, "hf:./absent")
 
 
-@pytest.mark.parametrize("teacher", ["bts-resnet50", "adabins", DEPTHFORMER, "hf:"])
+@pytest.mark.parametrize(
+    "teacher", ["bts-resnet50", pytest.param("adabins", marks=pytest.mark.slow), DEPTHFORMER, "hf:"]
+)
 def test_pictures_that_are_none_or_too_small(home: Path, model: Path, teacher: str) -> None:
     named = [f"hf:{model}"] if teacher == "hf:" else [teacher, "--weights", "random:0"]
     image = image_path(home / "data" / "kitti", LAYOUT, FRAMES[0])

@@ -135,9 +135,9 @@ class ShardCache:
             file = self._open.pop(key, None)
             if file is None and not held.is_file():
                 return False
-            self._dropped[key] = time.monotonic()
-        if file is None or file.is_at(held):  # else another process has put a whole one there
-            held.unlink(missing_ok=True)
+            if file is None or file.is_at(held):  # else another process has put a whole one there
+                held.unlink(missing_ok=True)
+            self._dropped[key] = time.monotonic()  # only now: a thread that is told so reads again at once
         return True
 
     def tell(self, text: str) -> None:
@@ -162,6 +162,8 @@ class ShardCache:
             return None
         file.touch()
         with self._lock:
+            if not file.is_at(store.home / shard.key):
+                return None  # dropped since by another thread, or by others to make room
             self._open[shard.key] = file
             if len(self._open) > MAX_OPEN_SHARDS:
                 self._open.popitem(last=False)  # closes when the last thread that reads from it is done
