@@ -50,6 +50,7 @@ def check(case: Case, found: Errors, slack: float = 1.0) -> None:
     assert found.repeatable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_equal_the_oracle(name: str, interpreted: dict[str, Any]) -> None:
     found = Errors(**interpreted["cases"][name])
@@ -57,6 +58,7 @@ def test_values_and_gradients_equal_the_oracle(name: str, interpreted: dict[str,
     assert found.same_strides or CASES[name].layout != "channels_last"
 
 
+@pytest.mark.slow
 def test_triton_is_not_imported_before_it_is_used(interpreted: dict[str, Any]) -> None:
     assert interpreted["lazy"]
 

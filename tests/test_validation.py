@@ -112,6 +112,7 @@ def test_a_run_stopped_where_it_would_validate_does_so_when_it_goes_on(store: Re
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_numbers_go_to_tensorboard_and_come_back(store: ResponseStore, tmp_path: Path) -> None:
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"

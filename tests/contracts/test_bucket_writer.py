@@ -87,7 +87,7 @@ def test_the_objects_are_those_of_a_store_made_in_a_folder_and_pushed(store_with
     check(bucket, tmp_path / "b.zarr")
 
 
-@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize("images", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_stopped_after_any_object_the_same_call_goes_on(store_with_images: Path, tmp_path: Path, images: bool) -> None:
     config = PrecomputeConfig(batch_size=2, shard_frames=2, with_images=images)
     whole, expected = open_store(store_with_images), Bucket()
